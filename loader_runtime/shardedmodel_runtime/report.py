@@ -1,0 +1,143 @@
+"""What Job and rank pods tell the operator: the schema of reports and termination messages.
+
+The operator pulls reports over HTTP (``REPORT_PATH``) and reads termination messages from the
+pods' statuses; both sides validate against these models, so neither has to trust the other.
+Field names are camelCase on the wire, as in the resource's status.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from shardedmodel_runtime.errors import ShardedModelError
+
+HTTP_PORT = 8080
+"""Port of ``/healthz``, ``/readyz``, ``/metrics`` and ``/report`` in Job and rank pods."""
+REPORT_PATH = "/report"
+MASTER_PORT = 29500
+"""Port of the group's TCPStore on rank 0: torch's own default."""
+
+TERMINATION_MESSAGE_LIMIT = 4096
+"""Bytes that the kubelet keeps of ``/dev/termination-log`` (Kubernetes API, terminationMessagePath)."""
+MESSAGE_LIMIT = 1024
+"""Characters of one human-readable message: four of them still fit a termination message."""
+REPORT_BYTES_LIMIT = 4 * 1024 * 1024
+"""Largest report that the operator reads: 1,024 ranks at some 400 bytes, tenfold."""
+
+Message = Annotated[str, StringConstraints(max_length=MESSAGE_LIMIT)]
+
+RankState = Literal["starting", "joining", "loading", "loaded", "ready", "failed", "lost"]
+"""starting: process is up; joining: waiting for the group's store; loading: bytes move;
+loaded: weights verified, group not yet formed; ready: weights held and group formed;
+failed: gave up, see message; lost: the group misses it."""
+
+
+class Wire(BaseModel):
+    """Base of all that crosses the wire: camelCase, immutable, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+    def to_json(self) -> str:
+        """Serialise with the names used on the wire."""
+        return self.model_dump_json(by_alias=True)
+
+
+class Failure(Wire):
+    """Why a process gave up: the termination message of a Job or rank container."""
+
+    reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
+    message: Message
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: ShardedModelError) -> Self:
+        """Describe one of our errors."""
+        return cls(
+            reason=error.reason,
+            message=error.message[:MESSAGE_LIMIT],
+            retryable=error.retryable,
+        )
+
+
+class ShardProgress(Wire):
+    """How far the pre-shard Job is; its ``/report`` while it runs."""
+
+    kind: Literal["ShardProgress"] = "ShardProgress"
+    objects: int = Field(ge=0)
+    bytes: int = Field(ge=0, description="bytes of all objects of the layout")
+    bytes_done: int = Field(ge=0, description="bytes written so far")
+    bytes_per_second: float = Field(ge=0)
+    remaining_seconds: float | None = Field(default=None, ge=0)
+    seconds: float = Field(ge=0, description="since the Job's process started")
+
+
+class ReplicatedSummary(Wire):
+    """What no rule matched and hence is replicated on every rank."""
+
+    tensors: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    examples: list[str] = Field(default_factory=list, max_length=5)
+
+
+class ShardSummary(Wire):
+    """What the pre-shard Job made or found: its termination message on success (≤ 4 KiB)."""
+
+    kind: Literal["ShardSummary"] = "ShardSummary"
+    layout_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
+    manifest_uri: Annotated[str, StringConstraints(max_length=1024)]
+    objects: int = Field(ge=0)
+    bytes: int = Field(ge=0, description="bytes of all objects of the layout")
+    source_bytes: int = Field(ge=0, description="bytes of the checkpoint's tensors")
+    source_bytes_read: int = Field(ge=0, description="0 when the finished layout was found")
+    max_rank_bytes: int = Field(ge=0, description="bytes that the largest rank loads")
+    seconds: float = Field(ge=0)
+    peak_memory_bytes: int = Field(ge=0)
+    reused: bool = False
+    unmatched: ReplicatedSummary = ReplicatedSummary(tensors=0, bytes=0)
+
+
+class RankReport(Wire):
+    """One rank's load, as it stands now."""
+
+    rank: int = Field(ge=0)
+    pod: Annotated[str, StringConstraints(max_length=253)] = ""
+    node: Annotated[str, StringConstraints(max_length=253)] = ""
+    state: RankState = "starting"
+    device: Annotated[str, StringConstraints(max_length=64)] = ""
+    bytes: int = Field(default=0, ge=0, description="bytes of the rank's objects")
+    bytes_done: int = Field(default=0, ge=0, description="bytes read and verified so far")
+    bytes_read: int = Field(default=0, ge=0, description="bytes fetched, repeats included")
+    seconds: float = Field(default=0.0, ge=0, description="of the load: read, verify, copy")
+    phase_seconds: dict[str, float] = Field(
+        default_factory=dict, max_length=16, description="metadata, join, read, verify, …"
+    )
+    retries: int = Field(default=0, ge=0)
+    peak_memory_bytes: int = Field(default=0, ge=0)
+    message: Message = ""
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Mean rate of the load; 0 before it took any time."""
+        return self.bytes_done / self.seconds if self.seconds > 0 else 0.0
+
+
+class GroupReport(Wire):
+    """All ranks of one group as rank 0 knows them: the ``/report`` of rank 0's pod.
+
+    The pod of other ranks serves the same schema with its own ranks only and ``complete`` false.
+    """
+
+    kind: Literal["GroupReport"] = "GroupReport"
+    layout_hash: Annotated[str, StringConstraints(max_length=64)]
+    world_size: int = Field(ge=1)
+    incarnation: int = Field(default=0, ge=0)
+    formed: bool = False
+    complete: bool = False
+    backend: Annotated[str, StringConstraints(max_length=16)] = ""
+    join_seconds: float | None = Field(default=None, ge=0)
+    ranks: list[RankReport] = Field(default_factory=list, max_length=1024)
