@@ -1,0 +1,1 @@
+"""File formats as bytes: safetensors headers and Hugging Face checkpoint folders; no storage."""

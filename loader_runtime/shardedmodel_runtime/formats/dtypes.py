@@ -1,0 +1,61 @@
+"""The dtypes of the safetensors format, by name and bits (safetensors 0.8, ``Dtype``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from shardedmodel_runtime.errors import InvalidSafetensors
+
+DTYPE_BITS: dict[str, int] = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+"""Bits of one element."""
+
+MAX_TENSOR_BYTES = 2**63 - 1
+"""Sizes beyond a signed 64-bit offset cannot lie in any file; products are refused there."""
+
+
+def alignment(dtype: str) -> int:
+    """Bytes that an element of ``dtype`` is naturally aligned to; 1 for sub-byte elements."""
+    return max(1, DTYPE_BITS[dtype] // 8)
+
+
+def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor; empty and zero-rank shapes are legal.
+
+    Raises:
+        InvalidSafetensors: the dtype is unknown, a dimension is negative, the elements do not
+            fill whole bytes, or the size does not fit a signed 64-bit offset.
+    """
+    if dtype not in DTYPE_BITS:
+        raise InvalidSafetensors(f"dtype {dtype[:32]!r} is not one of safetensors' dtypes")
+    if any(dimension < 0 for dimension in shape):
+        raise InvalidSafetensors(f"shape {list(shape)[:16]} has a negative dimension")
+    bits = prod(shape) * DTYPE_BITS[dtype]
+    if bits % 8:
+        raise InvalidSafetensors(f"{dtype} elements of shape {list(shape)} do not fill whole bytes")
+    if bits // 8 > MAX_TENSOR_BYTES:
+        raise InvalidSafetensors(f"shape {list(shape)[:16]} of {dtype} overflows 64-bit offsets")
+    return bits // 8

@@ -1,0 +1,133 @@
+"""Conventions of a Hugging Face checkpoint folder: its configuration and its index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardedmodel_runtime.errors import CheckpointError, InvalidIndex, excerpt
+from shardedmodel_runtime.formats.strict_json import parse_object
+
+CONFIG_KEY = "config.json"
+INDEX_KEY = "model.safetensors.index.json"
+SINGLE_KEY = "model.safetensors"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Files that only Python's pickle can read, which runs whatever code they hold."""
+
+CONFIG_BYTES_LIMIT = 4 * 1024 * 1024
+"""Published configurations are a few KiB; label maps reach some hundred."""
+INDEX_BYTES_LIMIT = 256 * 1024 * 1024
+"""1,000,000 tensors at some 200 bytes; the largest published indexes are 10 MB."""
+MAX_HEADS = 65536
+"""No published model has a thousand heads; bounds what arithmetic is done with the number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What planning needs of ``config.json``; 0 where the configuration does not say."""
+
+    model_type: str
+    hidden_size: int = 0
+    attention_heads: int = 0
+    key_value_heads: int = 0
+    head_dim: int = 0
+
+
+def parse_config(data: bytes) -> ModelConfig:
+    """Read ``config.json``; a nested ``text_config`` answers what the top level does not say.
+
+    Raises:
+        CheckpointError: not JSON, no ``model_type``, or head counts that cannot be.
+    """
+    fields = _json_object(data, CONFIG_KEY)
+    nested = fields.get("text_config")
+    text = nested if isinstance(nested, dict) else {}
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or not model_type.isprintable() or not model_type:
+        raise CheckpointError(f"{CONFIG_KEY}: model_type is missing; it names the architecture")
+
+    def number(*names: str) -> int:
+        for source in (fields, text):
+            for name in names:
+                if source.get(name) is not None:
+                    return _count(name, source[name])
+        return 0
+
+    heads = number("num_attention_heads", "n_head", "num_heads")
+    key_value = number("num_key_value_heads") or heads
+    if key_value and heads % key_value:
+        raise CheckpointError(
+            f"{CONFIG_KEY}: num_key_value_heads {key_value} does not divide "
+            f"num_attention_heads {heads}"
+        )
+    hidden = number("hidden_size", "n_embd", "d_model")
+    return ModelConfig(
+        model_type=model_type,
+        hidden_size=hidden,
+        attention_heads=heads,
+        key_value_heads=key_value,
+        head_dim=number("head_dim") or (hidden // heads if heads else 0),
+    )
+
+
+def parse_index(data: bytes) -> dict[str, str]:
+    """Read ``model.safetensors.index.json``: the file of each tensor.
+
+    Raises:
+        InvalidIndex: not JSON, no ``weight_map``, or a file name that leaves the folder.
+    """
+    try:
+        fields = _json_object(data, INDEX_KEY)
+    except CheckpointError as e:
+        raise InvalidIndex(e.message) from e
+    weight_map = fields.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InvalidIndex(f"{INDEX_KEY}: weight_map is missing or empty")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or not _plain_file_name(file):
+            raise InvalidIndex(
+                f"{INDEX_KEY}: tensor {excerpt(tensor)!r} lies in {excerpt(repr(file))}, which is "
+                "not the name of a .safetensors file beside the index"
+            )
+    return weight_map
+
+
+def check_index(weight_map: Mapping[str, str], found: Mapping[str, Iterable[str]]) -> None:
+    """Hold an index against the tensors that the files really have (by file name).
+
+    Raises:
+        InvalidIndex: a tensor is missing from its file, or lies in a file the index does not say.
+    """
+    placed = {(tensor, file) for file, tensors in found.items() for tensor in tensors}
+    said = set(weight_map.items())
+    for tensor, file in sorted(said - placed):
+        raise InvalidIndex(f"{INDEX_KEY}: {excerpt(file)} has no tensor {excerpt(tensor)!r}")
+    for tensor, file in sorted(placed - said):
+        raise InvalidIndex(
+            f"{excerpt(file)}: tensor {excerpt(tensor)!r} is "
+            + ("said to lie elsewhere by" if tensor in weight_map else "missing from")
+            + f" {INDEX_KEY}"
+        )
+
+
+def _json_object(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        return parse_object(data)
+    except ValueError as e:
+        raise CheckpointError(f"{name}: {excerpt(str(e))}") from e
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_HEADS**2:
+        raise CheckpointError(f"{CONFIG_KEY}: {name}: {excerpt(repr(value))} is not a count")
+    return value
+
+
+def _plain_file_name(file: str) -> bool:
+    return (
+        file.endswith(".safetensors")
+        and file.isprintable()
+        and not file.startswith(".")
+        and not set(file) & {"/", "\\"}
+    )

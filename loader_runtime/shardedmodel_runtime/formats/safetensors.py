@@ -1,0 +1,184 @@
+"""The safetensors header: parsed with every promise checked, and built on a 4 KiB boundary.
+
+A file is a little-endian ``u64`` length, a JSON header of that length, and the tensors' bytes,
+contiguous from 0 to the end of the file. Nothing is allocated for a tensor before its entry has
+been held against the file's size. Rules: https://github.com/huggingface/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardedmodel_runtime.errors import InvalidSafetensors, excerpt
+from shardedmodel_runtime.formats.dtypes import tensor_bytes
+from shardedmodel_runtime.formats.strict_json import parse_object
+
+LENGTH_BYTES = 8
+"""The little-endian ``u64`` that a file begins with."""
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit; a longer header is hostile or broken."""
+MAX_NAME_LENGTH = 1024
+"""Longest tensor name: several times the longest of published checkpoints."""
+MAX_DIMENSIONS = 64
+"""Far more than any framework takes; bounds the product of a shape."""
+DATA_ALIGNMENT = 4096
+"""The data section begins on a page, so that it can be mapped and read directly."""
+METADATA_KEY = "__metadata__"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor: its offsets in bytes, half-open, relative to the data section."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A parsed header; ``tensors`` lie in this order, ``data_start`` bytes into the file."""
+
+    tensors: tuple[TensorEntry, ...]
+    metadata: Mapping[str, str]
+    data_start: int
+
+
+def header_length(prefix: bytes, file_size: int, *, name: str = "file") -> int:
+    """Read the header's length from a file's first 8 bytes.
+
+    Raises:
+        InvalidSafetensors: too short, longer than the format allows, or past the file's end.
+    """
+    if file_size < LENGTH_BYTES or len(prefix) < LENGTH_BYTES:
+        raise InvalidSafetensors(f"{name}: {file_size} bytes are too few for a safetensors file")
+    (length,) = struct.unpack("<Q", prefix[:LENGTH_BYTES])
+    if length > MAX_HEADER_BYTES:
+        raise InvalidSafetensors(
+            f"{name}: header length {length} is above the format's limit of {MAX_HEADER_BYTES}"
+        )
+    if LENGTH_BYTES + length > file_size:
+        raise InvalidSafetensors(
+            f"{name}: header length {length} reaches past the end of its {file_size} bytes"
+        )
+    return int(length)
+
+
+def parse_header(data: bytes, file_size: int, *, name: str = "file") -> Header:
+    """Parse the length and header at the beginning of a file of ``file_size`` bytes.
+
+    Args:
+        data: the file's beginning, at least up to the end of the header.
+        file_size: bytes of the whole file.
+        name: how messages call the file.
+
+    Raises:
+        InvalidSafetensors: any rule of the format is broken; names the tensor and the value.
+    """
+    length = header_length(data, file_size, name=name)
+    text = data[LENGTH_BYTES : LENGTH_BYTES + length]
+    if len(text) < length:
+        raise InvalidSafetensors(f"{name}: only {len(text)} of its header's {length} bytes came")
+    fields = _parse_json(text, name)
+    metadata = _metadata(fields.pop(METADATA_KEY, {}), name)
+    entries = [_entry(key, value, name) for key, value in fields.items()]
+    data_start = LENGTH_BYTES + length
+    ordered = _contiguous(entries, file_size - data_start, name)
+    return Header(ordered, metadata, data_start)
+
+
+def build_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Build length and header for tensors (name, dtype, shape) that lie in this order.
+
+    Spaces pad the header so that the data section begins at a multiple of ``DATA_ALIGNMENT``.
+
+    Raises:
+        InvalidSafetensors: a dtype or shape is impossible, or the header outgrows the format.
+    """
+    fields: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
+    position = 0
+    for name, dtype, shape in tensors:
+        end = position + tensor_bytes(dtype, shape)
+        fields[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % DATA_ALIGNMENT)
+    if len(text) > MAX_HEADER_BYTES:
+        raise InvalidSafetensors(
+            f"a header of {len(text)} bytes is above the format's limit of {MAX_HEADER_BYTES}"
+        )
+    return struct.pack("<Q", len(text)) + text
+
+
+def _parse_json(text: bytes, name: str) -> dict[str, Any]:
+    if not text.startswith(b"{"):
+        raise InvalidSafetensors(f"{name}: header does not begin with '{{'")
+    try:
+        return parse_object(text)
+    except ValueError as e:
+        raise InvalidSafetensors(f"{name}: header is {excerpt(str(e))}") from e
+
+
+def _metadata(value: Any, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise InvalidSafetensors(f"{name}: {METADATA_KEY} does not map strings to strings")
+    return value
+
+
+def _entry(key: str, value: Any, name: str) -> TensorEntry:
+    label = f"{name}: tensor {excerpt(key)!r}"
+    if not 0 < len(key) <= MAX_NAME_LENGTH or not key.isprintable():
+        raise InvalidSafetensors(f"{label}: name is empty, too long or not printable")
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise InvalidSafetensors(f"{label}: needs exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str):
+        raise InvalidSafetensors(f"{label}: dtype is not a string")
+    if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
+        raise InvalidSafetensors(f"{label}: shape is not a list of at most 64 natural numbers")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise InvalidSafetensors(f"{label}: data_offsets are not two ascending natural numbers")
+    try:
+        size = tensor_bytes(dtype, shape)
+    except InvalidSafetensors as e:
+        raise InvalidSafetensors(f"{label}: {e.message}") from e
+    if offsets[1] - offsets[0] != size:
+        raise InvalidSafetensors(
+            f"{label}: {dtype} of shape {shape} takes {size} bytes, its offsets hold "
+            f"{offsets[1] - offsets[0]}"
+        )
+    return TensorEntry(key, dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in value
+    )
+
+
+def _contiguous(entries: list[TensorEntry], data_size: int, name: str) -> tuple[TensorEntry, ...]:
+    ordered = sorted(entries, key=lambda entry: (entry.start, entry.end))
+    position = 0
+    for entry in ordered:
+        if entry.start != position:
+            kind = "overlaps the one before it" if entry.start < position else "leaves a hole"
+            raise InvalidSafetensors(
+                f"{name}: tensor {excerpt(entry.name)!r} begins at {entry.start} and {kind}; "
+                f"{position} follows"
+            )
+        position = entry.end
+    if position != data_size:
+        raise InvalidSafetensors(
+            f"{name}: tensors end at byte {position} of the data, the file at {data_size}; "
+            "it is truncated or has bytes that belong to nothing"
+        )
+    return tuple(ordered)

@@ -1,0 +1,1 @@
+"""Which slice of which tensor goes to which rank: pure, from headers alone."""

@@ -1,0 +1,92 @@
+"""``WeightDistributor``: from headers and rules to the plan of who holds which slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
+from shardedmodel_runtime.errors import InvalidSharding, UnsupportedArchitecture, excerpt
+from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.sharding.families import FAMILIES, Rule
+from shardedmodel_runtime.sharding.plan import ShardingPlan, TensorCut
+from shardedmodel_runtime.sharding.strategies import STRATEGIES, Uncut
+
+
+class WeightDistributor:
+    """Decides how every tensor of a checkpoint is distributed over the ranks.
+
+    The user's rules come before the built-in ones of the model's family; among each, the first
+    match decides. A tensor that nothing matches is replicated and marked so.
+
+    Raises:
+        InvalidSharding: a rule names an unknown strategy, or the parallelism is of a kind that
+            this release does not cut for.
+    """
+
+    def __init__(self, parallelism: Parallelism, rules: Sequence[Rule] = ()) -> None:
+        for kind in ("pipeline", "expert"):
+            degree = getattr(parallelism, kind)
+            if degree > 1:
+                raise InvalidSharding(
+                    f"parallelism.{kind}: {degree} is not supported in this release; use 1"
+                )
+        for rule in rules:
+            if rule.strategy not in STRATEGIES:
+                raise InvalidSharding(
+                    f"sharding.rules: {excerpt(rule.match)!r} names the unknown strategy "
+                    f"{excerpt(rule.strategy)!r}; use one of {sorted(STRATEGIES)}"
+                )
+        self.parallelism = parallelism
+        self.rules = tuple(rules)
+
+    def plan(self, metadata: CheckpointMetadata) -> ShardingPlan:
+        """Cut every tensor of ``metadata``; reads nothing but what it holds.
+
+        Raises:
+            UnsupportedArchitecture: no family is known for the model and no rule was given.
+            InvalidSharding: a rule matches nothing, or does not fit a tensor's shape.
+        """
+        model_type = metadata.config.model_type
+        family = FAMILIES.get(model_type, ())
+        if not family and not self.rules:
+            raise _unsupported(metadata)
+        self._refuse_idle_rules(metadata)
+        cuts = {
+            tensor.name: self._cut(tensor, metadata, (*self.rules, *family))
+            for tensor in metadata.tensors.values()
+        }
+        return ShardingPlan(self.parallelism, model_type, cuts)
+
+    def _cut(
+        self, tensor: SourceTensor, metadata: CheckpointMetadata, rules: Sequence[Rule]
+    ) -> TensorCut:
+        for rule in rules:
+            if fnmatchcase(tensor.name, rule.match):
+                uncut = Uncut(
+                    tensor.name,
+                    tensor.dtype,
+                    tensor.shape,
+                    self.parallelism.tensor,
+                    metadata.config,
+                )
+                return STRATEGIES[rule.strategy](uncut)
+        return TensorCut(tensor.name, tensor.dtype, tensor.shape, matched=False)
+
+    def _refuse_idle_rules(self, metadata: CheckpointMetadata) -> None:
+        for rule in self.rules:
+            if not any(fnmatchcase(name, rule.match) for name in metadata.tensors):
+                example = next(iter(metadata.tensors), "")
+                raise InvalidSharding(
+                    f"sharding.rules: {excerpt(rule.match)!r} matches no tensor; names look like "
+                    f"{excerpt(example)!r}"
+                )
+
+
+def _unsupported(metadata: CheckpointMetadata) -> UnsupportedArchitecture:
+    weight = next((t.name for t in metadata.tensors.values() if len(t.shape) == 2), "model.weight")
+    return UnsupportedArchitecture(
+        f"config.json: model_type {excerpt(metadata.config.model_type)!r} has no built-in plan "
+        f"(there are {', '.join(sorted(FAMILIES))}); write rules, for example "
+        f"sharding.rules: [{{match: {excerpt(weight)!r}, strategy: column}}]"
+    )

@@ -1,0 +1,145 @@
+"""Small checkpoints made by hand: configurations, safetensors bytes and whole folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardedmodel_runtime.formats.safetensors import build_header
+
+Array = NDArray[Any]
+
+NUMPY_DTYPES = {"F32": np.float32, "BF16": np.uint16, "F16": np.float16, "I64": np.int64}
+"""numpy has no bfloat16: its bits are carried as ``uint16``."""
+
+
+def safetensors_bytes(tensors: Mapping[str, tuple[str, Array]]) -> bytes:
+    """A safetensors file with (dtype, array) by name, in the order given."""
+    header = build_header((name, dtype, array.shape) for name, (dtype, array) in tensors.items())
+    return header + b"".join(array.tobytes() for _, array in tensors.values())
+
+
+def random_bits(dtype: str, shape: tuple[int, ...], seed: int = 0) -> tuple[str, Array]:
+    """Random bits of ``dtype``, NaN payloads and all."""
+    kind = np.dtype(NUMPY_DTYPES[dtype])
+    count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    bits = np.random.default_rng(seed).integers(0, 256, count, dtype=np.uint8)
+    return dtype, bits.view(kind).reshape(shape)
+
+
+def llama_config(**changes: Any) -> dict[str, Any]:
+    """``config.json`` of a small Llama with grouped-query attention: 8 heads, 4 key-value heads."""
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 320,
+    }
+    return {**config, **changes}
+
+
+def llama_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a Llama of ``config`` has."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    shared = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config["vocab_size"], hidden)
+    }
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        shapes |= {
+            f"{prefix}.input_layernorm.weight": (hidden,),
+            f"{prefix}.self_attn.q_proj.weight": (hidden, hidden),
+            f"{prefix}.self_attn.k_proj.weight": (shared, hidden),
+            f"{prefix}.self_attn.v_proj.weight": (shared, hidden),
+            f"{prefix}.self_attn.o_proj.weight": (hidden, hidden),
+            f"{prefix}.post_attention_layernorm.weight": (hidden,),
+            f"{prefix}.mlp.gate_proj.weight": (inner, hidden),
+            f"{prefix}.mlp.up_proj.weight": (inner, hidden),
+            f"{prefix}.mlp.down_proj.weight": (hidden, inner),
+        }
+    return shapes | {
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (config["vocab_size"], hidden),
+    }
+
+
+def bert_config(**changes: Any) -> dict[str, Any]:
+    """``config.json`` of a small BERT: 4 heads, a vocabulary that no rank count divides."""
+    config = {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 101,
+    }
+    return {**config, **changes}
+
+
+def bert_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a BERT of ``config`` has."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config["vocab_size"], hidden),
+        "embeddings.position_embeddings.weight": (16, hidden),
+        "embeddings.LayerNorm.weight": (hidden,),
+        "embeddings.LayerNorm.bias": (hidden,),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"encoder.layer.{layer}"
+        for name, rows, columns in (
+            ("attention.self.query", hidden, hidden),
+            ("attention.self.key", hidden, hidden),
+            ("attention.self.value", hidden, hidden),
+            ("attention.output.dense", hidden, hidden),
+            ("intermediate.dense", inner, hidden),
+            ("output.dense", hidden, inner),
+        ):
+            shapes[f"{prefix}.{name}.weight"] = (rows, columns)
+            shapes[f"{prefix}.{name}.bias"] = (rows,)
+        shapes[f"{prefix}.output.LayerNorm.weight"] = (hidden,)
+    return shapes | {"pooler.dense.weight": (hidden, hidden), "pooler.dense.bias": (hidden,)}
+
+
+def write_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    dtype: str = "F32",
+    files: int = 1,
+    seed: int = 0,
+) -> dict[str, tuple[str, Array]]:
+    """Write a checkpoint of random bits into ``folder``, with an index when in several files.
+
+    Returns:
+        Every tensor by name, as (dtype, array).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {
+        name: random_bits(dtype, shape, seed + number)
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+    if files == 1:
+        (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+        return tensors
+    names = list(tensors)
+    weight_map = {}
+    for number in range(files):
+        file = f"model-{number + 1:05d}-of-{files:05d}.safetensors"
+        own = names[number * len(names) // files : (number + 1) * len(names) // files]
+        (folder / file).write_bytes(safetensors_bytes({name: tensors[name] for name in own}))
+        weight_map |= dict.fromkeys(own, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return tensors

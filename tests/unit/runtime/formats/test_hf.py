@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from shardedmodel_runtime.errors import CheckpointError, InvalidIndex
+from shardedmodel_runtime.formats.hf import ModelConfig, check_index, parse_config, parse_index
+
+
+def config(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def index(weight_map: Any) -> bytes:
+    return json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}).encode()
+
+
+def test_a_configuration_gives_what_planning_needs() -> None:
+    data = config(model_type="llama", hidden_size=64, num_attention_heads=8, num_key_value_heads=4)
+    assert parse_config(data) == ModelConfig("llama", 64, 8, 4, 8)
+
+
+def test_without_key_value_heads_there_are_as_many_as_heads() -> None:
+    assert parse_config(config(model_type="bert", num_attention_heads=12)).key_value_heads == 12
+
+
+def test_an_explicit_head_size_wins_over_the_quotient() -> None:
+    data = config(model_type="qwen3", hidden_size=64, num_attention_heads=8, head_dim=128)
+    assert parse_config(data).head_dim == 128
+
+
+def test_a_nested_text_configuration_answers_what_the_top_does_not() -> None:
+    data = config(model_type="gemma3", text_config={"num_attention_heads": 8})
+    assert parse_config(data).attention_heads == 8
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"[]", "not a JSON object"),
+        (b"{", "not valid JSON"),
+        (config(hidden_size=1), "model_type is missing"),
+        (config(model_type=7), "model_type is missing"),
+        (config(model_type="x", num_attention_heads="8"), "num_attention_heads"),
+        (config(model_type="x", num_attention_heads=-8), "num_attention_heads"),
+        (config(model_type="x", num_attention_heads=True), "num_attention_heads"),
+        (config(model_type="x", num_attention_heads=8, num_key_value_heads=3), "does not divide"),
+    ],
+)
+def test_an_unusable_configuration_is_refused_by_field(data: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        parse_config(data)
+
+
+def test_an_index_maps_tensors_to_files() -> None:
+    assert parse_index(index({"a": "x.safetensors"})) == {"a": "x.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{}", "weight_map"),
+        (b"nonsense", "not valid JSON"),
+        (index({}), "weight_map"),
+        (index([]), "weight_map"),
+        (index({"a": "../secret.safetensors"}), "not the name"),
+        (index({"a": "sub/x.safetensors"}), "not the name"),
+        (index({"a": ".hidden.safetensors"}), "not the name"),
+        (index({"a": "pytorch_model.bin"}), "not the name"),
+        (index({"a": 3}), "not the name"),
+        (b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', "stands twice"),
+    ],
+)
+def test_an_unusable_index_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidIndex, match=message):
+        parse_index(data)
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "message"),
+    [
+        ({"a": "x", "b": "x"}, {"x": ["a"]}, "x has no tensor 'b'"),
+        ({"a": "x"}, {"x": ["a", "b"]}, "'b' is missing from"),
+        ({"a": "x"}, {"x": ["a"], "y": ["a"]}, "'a' is said to lie elsewhere"),
+    ],
+)
+def test_an_index_must_match_its_files(
+    said: dict[str, str], found: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(InvalidIndex, match=message):
+        check_index(said, found)
