@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shardedmodel_runtime.errors import NotFound
 from shardedmodel_runtime.formats.safetensors import build_header
+from shardedmodel_runtime.storage.base import CountingStore, ObjectInfo, ObjectWriter
 
 Array = NDArray[Any]
 
@@ -134,7 +137,7 @@ def write_checkpoint(
         (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
         return tensors
     names = list(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(files):
         file = f"model-{number + 1:05d}-of-{files:05d}.safetensors"
         own = names[number * len(names) // files : (number + 1) * len(names) // files]
@@ -143,3 +146,73 @@ def write_checkpoint(
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return tensors
+
+
+class MemoryStore(CountingStore):
+    """A folder of small objects in memory; ``log`` has every request as (operation, key).
+
+    For reading: what writes in parts goes to a real store in tests.
+    """
+
+    uri = "memory://model"
+
+    def __init__(self, objects: Mapping[str, bytes]) -> None:
+        super().__init__()
+        self.objects = dict(objects)
+        self.log: list[tuple[str, str]] = []
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> MemoryStore:
+        """The files of ``folder``."""
+        return cls({path.name: path.read_bytes() for path in folder.iterdir()})
+
+    def _request(self, operation: str, key: str, received: int = 0) -> None:
+        self._count(requests=1, received=received)
+        self.log.append((operation, key))
+
+    def _info(self, key: str) -> ObjectInfo:
+        if key not in self.objects:
+            raise NotFound(f"{self.uri}/{key} is not there")
+        return ObjectInfo(key, len(self.objects[key]), f"crc:{crc32(self.objects[key]):08x}")
+
+    def require_root(self) -> None:
+        """It is there."""
+
+    def describe(self, key: str) -> ObjectInfo:
+        """Describe one object."""
+        self._request("describe", key)
+        return self._info(key)
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Describe all objects under ``prefix``."""
+        self._request("list", prefix)
+        return [self._info(key) for key in sorted(self.objects) if key.startswith(prefix)]
+
+    def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
+        """Read an object whole."""
+        self._request("read", key, self._info(key).size)
+        return self.objects[key]
+
+    def read_range(
+        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+    ) -> None:
+        """Fill ``into`` from ``start`` on."""
+        self._request("read_range", key, len(into))
+        into[:] = self.objects[key][start : start + len(into)]
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write a small object."""
+        self._request("write", key)
+        if if_absent and key in self.objects:
+            return False
+        self.objects[key] = data
+        return True
+
+    def open_writer(self, key: str, size: int, part_bytes: int) -> ObjectWriter:
+        """Not needed of a source."""
+        raise NotImplementedError
+
+    def delete(self, key: str) -> None:
+        """Forget one object."""
+        self._request("delete", key)
+        self.objects.pop(key, None)

@@ -1,13 +1,13 @@
 """``CheckpointMetadata``: what is known of a checkpoint without its weights.
 
 Read from the configuration, the index and the safetensors headers alone, by ranged reads in
-parallel; two requests to an object unless its header is unusually long.
+parallel; two requests to an object (describe and read) unless its header is unusually long.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -102,13 +102,15 @@ class CheckpointMetadata:
         if index_info is not None:
             data = store.read(INDEX_KEY, limit=INDEX_BYTES_LIMIT, digest=index_info.digest)
             weight_map = parse_index(data)
-            objects, headers = _read_files(store, sorted(set(weight_map.values())))
+            objects = _files_of_index(store, weight_map)
+            headers = _read_headers(store, objects)
             check_index(
                 weight_map,
                 {key: [entry.name for entry in header.tensors] for key, header in headers.items()},
             )
         else:
-            objects, headers = _read_files(store, _files_without_index(store))
+            objects = _files_without_index(store)
+            headers = _read_headers(store, objects)
         described = (config_info, *((index_info,) if index_info else ()))
         return cls(config, objects, described, _tensors(headers))
 
@@ -145,14 +147,28 @@ def _describe_if_there(store: ObjectStore, key: str) -> ObjectInfo | None:
         return None
 
 
-def _files_without_index(store: ObjectStore) -> list[str]:
-    if _describe_if_there(store, SINGLE_KEY) is not None:
-        return [SINGLE_KEY]
-    keys = [info.key for info in store.list()]
-    files = sorted(key for key in keys if key.endswith(".safetensors"))
+def _files_of_index(store: ObjectStore, weight_map: Mapping[str, str]) -> tuple[ObjectInfo, ...]:
+    def describe(key: str) -> ObjectInfo:
+        try:
+            return store.describe(key)
+        except NotFound as e:
+            raise InvalidIndex(
+                f"{INDEX_KEY}: names {excerpt(key)}, which is not there; upload the whole folder"
+            ) from e
+
+    with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="describe") as pool:
+        return tuple(pool.map(describe, sorted(set(weight_map.values()))))
+
+
+def _files_without_index(store: ObjectStore) -> tuple[ObjectInfo, ...]:
+    single = _describe_if_there(store, SINGLE_KEY)
+    if single is not None:
+        return (single,)
+    found = sorted(store.list(), key=lambda info: info.key)
+    files = tuple(info for info in found if info.key.endswith(".safetensors"))
     if files:
         return files
-    pickles = sorted(key for key in keys if key.endswith(PICKLE_SUFFIXES))
+    pickles = [info.key for info in found if info.key.endswith(PICKLE_SUFFIXES)]
     if pickles:
         raise PickleCheckpoint(
             f"{store.uri}: holds only pickles ({excerpt(pickles[0])}), which can run code and are "
@@ -161,20 +177,10 @@ def _files_without_index(store: ObjectStore) -> list[str]:
     raise NotFound(f"{store.uri}: holds no .safetensors file")
 
 
-def _read_files(
-    store: ObjectStore, keys: list[str]
-) -> tuple[tuple[ObjectInfo, ...], dict[str, Header]]:
-    def read(key: str) -> tuple[ObjectInfo, Header]:
-        try:
-            info = store.describe(key)
-        except NotFound as e:
-            raise InvalidIndex(f"{INDEX_KEY}: names {excerpt(key)}, which is not there") from e
-        return info, _read_header(store, info)
-
+def _read_headers(store: ObjectStore, objects: Sequence[ObjectInfo]) -> dict[str, Header]:
     with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
-        results = list(pool.map(read, keys))
-    objects = tuple(info for info, _ in results)
-    return objects, {info.key: header for info, header in results}
+        headers = pool.map(lambda info: _read_header(store, info), objects)
+        return {info.key: header for info, header in zip(objects, headers, strict=True)}
 
 
 def _read_header(store: ObjectStore, info: ObjectInfo) -> Header:

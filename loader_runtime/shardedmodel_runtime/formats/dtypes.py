@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from shardedmodel_runtime.errors import InvalidSafetensors
+from shardedmodel_runtime.errors import InvalidSafetensors, excerpt
 
 DTYPE_BITS: dict[str, int] = {
     "BOOL": 8,
@@ -33,7 +33,7 @@ DTYPE_BITS: dict[str, int] = {
 }
 """Bits of one element."""
 
-MAX_TENSOR_BYTES = 2**63 - 1
+MAX_OFFSET = 2**63 - 1
 """Sizes beyond a signed 64-bit offset cannot lie in any file; products are refused there."""
 
 
@@ -50,12 +50,15 @@ def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
             fill whole bytes, or the size does not fit a signed 64-bit offset.
     """
     if dtype not in DTYPE_BITS:
-        raise InvalidSafetensors(f"dtype {dtype[:32]!r} is not one of safetensors' dtypes")
+        raise InvalidSafetensors(f"dtype {excerpt(dtype)!r} is not one of safetensors' dtypes")
+    width = DTYPE_BITS[dtype]
+    shown = excerpt(str(list(shape)))
     if any(dimension < 0 for dimension in shape):
-        raise InvalidSafetensors(f"shape {list(shape)[:16]} has a negative dimension")
-    bits = prod(shape) * DTYPE_BITS[dtype]
-    if bits % 8:
-        raise InvalidSafetensors(f"{dtype} elements of shape {list(shape)} do not fill whole bytes")
-    if bits // 8 > MAX_TENSOR_BYTES:
-        raise InvalidSafetensors(f"shape {list(shape)[:16]} of {dtype} overflows 64-bit offsets")
-    return bits // 8
+        raise InvalidSafetensors(f"shape {shown} has a negative dimension")
+    # An empty dimension does not excuse the others: strides are products of them.
+    if prod(max(dimension, 1) for dimension in shape) * width // 8 > MAX_OFFSET:
+        raise InvalidSafetensors(f"shape {shown} of {dtype} overflows 64-bit offsets")
+    size, rest = divmod(prod(shape) * width, 8)
+    if rest:
+        raise InvalidSafetensors(f"{dtype} elements of shape {shown} do not fill whole bytes")
+    return size

@@ -17,10 +17,15 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 CONFIG_BYTES_LIMIT = 4 * 1024 * 1024
 """Published configurations are a few KiB; label maps reach some hundred."""
-INDEX_BYTES_LIMIT = 256 * 1024 * 1024
-"""1,000,000 tensors at some 200 bytes; the largest published indexes are 10 MB."""
+INDEX_BYTES_LIMIT = 64 * 1024 * 1024
+"""300,000 tensors at some 200 bytes, where the largest published indexes are 10 MB; parsed, it
+takes a few times that, which has to fit the pre-sharder's 512 MiB."""
+MAX_MODEL_TYPE_LENGTH = 128
+"""A few times the longest ``model_type`` of transformers; it is shown in manifests and messages."""
 MAX_HEADS = 65536
 """No published model has a thousand heads; bounds what arithmetic is done with the number."""
+MAX_WIDTH = 2**24
+"""Widest hidden state or head: hundreds of times the widest published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +49,32 @@ def parse_config(data: bytes) -> ModelConfig:
     nested = fields.get("text_config")
     text = nested if isinstance(nested, dict) else {}
     model_type = fields.get("model_type")
-    if not isinstance(model_type, str) or not model_type.isprintable() or not model_type:
+    if not isinstance(model_type, str) or not model_type:
         raise CheckpointError(f"{CONFIG_KEY}: model_type is missing; it names the architecture")
+    if len(model_type) > MAX_MODEL_TYPE_LENGTH or not model_type.isprintable():
+        raise CheckpointError(f"{CONFIG_KEY}: model_type {excerpt(model_type)!r} is not a word")
 
-    def number(*names: str) -> int:
+    def number(most: int, *names: str) -> int:
         for source in (fields, text):
             for name in names:
                 if source.get(name) is not None:
-                    return _count(name, source[name])
+                    return _count(name, source[name], most)
         return 0
 
-    heads = number("num_attention_heads", "n_head", "num_heads")
-    key_value = number("num_key_value_heads") or heads
+    heads = number(MAX_HEADS, "num_attention_heads", "n_head", "num_heads")
+    key_value = number(MAX_HEADS, "num_key_value_heads") or heads
     if key_value and heads % key_value:
         raise CheckpointError(
             f"{CONFIG_KEY}: num_key_value_heads {key_value} does not divide "
             f"num_attention_heads {heads}"
         )
-    hidden = number("hidden_size", "n_embd", "d_model")
+    hidden = number(MAX_WIDTH, "hidden_size", "n_embd", "d_model")
     return ModelConfig(
         model_type=model_type,
         hidden_size=hidden,
         attention_heads=heads,
         key_value_heads=key_value,
-        head_dim=number("head_dim") or (hidden // heads if heads else 0),
+        head_dim=number(MAX_WIDTH, "head_dim") or (hidden // heads if heads else 0),
     )
 
 
@@ -118,9 +125,11 @@ def _json_object(data: bytes, name: str) -> dict[str, Any]:
         raise CheckpointError(f"{name}: {excerpt(str(e))}") from e
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_HEADS**2:
-        raise CheckpointError(f"{CONFIG_KEY}: {name}: {excerpt(repr(value))} is not a count")
+def _count(name: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise CheckpointError(
+            f"{CONFIG_KEY}: {name}: {excerpt(repr(value))} is not a whole number from 1 to {most}"
+        )
     return value
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardedmodel_runtime.errors import InvalidSafetensors, excerpt
-from shardedmodel_runtime.formats.dtypes import tensor_bytes
+from shardedmodel_runtime.formats.dtypes import MAX_OFFSET, tensor_bytes
 from shardedmodel_runtime.formats.strict_json import parse_object
 
 LENGTH_BYTES = 8
@@ -22,7 +22,10 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit; a longer header is hostile or broken."""
 MAX_NAME_LENGTH = 1024
-"""Longest tensor name: several times the longest of published checkpoints."""
+"""Longest tensor name: several times the longest of published checkpoints.
+
+Names are refused when empty, longer or not printable. They may hold ``/`` and ``..`` all the same:
+the format allows it, and no name of a tensor ever becomes the name of a file or an object here."""
 MAX_DIMENSIONS = 64
 """Far more than any framework takes; bounds the product of a shape."""
 DATA_ALIGNMENT = 4096
@@ -144,24 +147,29 @@ def _entry(key: str, value: Any, name: str) -> TensorEntry:
     if not isinstance(dtype, str):
         raise InvalidSafetensors(f"{label}: dtype is not a string")
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
-        raise InvalidSafetensors(f"{label}: shape is not a list of at most 64 natural numbers")
+        raise InvalidSafetensors(
+            f"{label}: shape is not a list of at most {MAX_DIMENSIONS} natural numbers below 2**63"
+        )
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise InvalidSafetensors(f"{label}: data_offsets are not two ascending natural numbers")
+        raise InvalidSafetensors(
+            f"{label}: data_offsets are not two ascending natural numbers below 2**63"
+        )
     try:
         size = tensor_bytes(dtype, shape)
     except InvalidSafetensors as e:
         raise InvalidSafetensors(f"{label}: {e.message}") from e
     if offsets[1] - offsets[0] != size:
         raise InvalidSafetensors(
-            f"{label}: {dtype} of shape {shape} takes {size} bytes, its offsets hold "
-            f"{offsets[1] - offsets[0]}"
+            f"{label}: {dtype} of shape {excerpt(str(shape))} takes {size} bytes, its offsets "
+            f"hold {offsets[1] - offsets[0]}"
         )
     return TensorEntry(key, dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in value
+        isinstance(each, int) and not isinstance(each, bool) and 0 <= each <= MAX_OFFSET
+        for each in value
     )
 
 

@@ -15,7 +15,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
         ValueError: not UTF-8, not JSON, nested too deep, a duplicate key, or not an object.
     """
     try:
-        fields = json.loads(data, object_pairs_hook=_no_duplicates)
+        # Decoded here, because the parser would take bytes for UTF-16 or UTF-32 where they fit.
+        fields = json.loads(data.decode(), object_pairs_hook=_no_duplicates)
     except RecursionError as e:
         raise ValueError("not valid JSON: nested too deep") from e
     except ValueError as e:

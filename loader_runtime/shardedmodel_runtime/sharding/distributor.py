@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import translate
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
 from shardedmodel_runtime.errors import InvalidSharding, UnsupportedArchitecture, excerpt
+from shardedmodel_runtime.formats.hf import ModelConfig
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.families import FAMILIES, Rule
 from shardedmodel_runtime.sharding.plan import ShardingPlan, TensorCut
@@ -52,35 +54,42 @@ class WeightDistributor:
         if not family and not self.rules:
             raise _unsupported(metadata)
         self._refuse_idle_rules(metadata)
+        chosen = _choose(metadata.tensors, (*self.rules, *family))
+        # Heads come first: they say which numbers of ranks work, where others only say no.
+        order = sorted(metadata.tensors, key=lambda name: chosen.get(name) != "heads")
         cuts = {
-            tensor.name: self._cut(tensor, metadata, (*self.rules, *family))
-            for tensor in metadata.tensors.values()
+            name: self._cut(metadata.tensors[name], chosen.get(name), metadata.config)
+            for name in order
         }
-        return ShardingPlan(self.parallelism, model_type, cuts)
+        return ShardingPlan(
+            self.parallelism, model_type, {name: cuts[name] for name in metadata.tensors}
+        )
 
-    def _cut(
-        self, tensor: SourceTensor, metadata: CheckpointMetadata, rules: Sequence[Rule]
-    ) -> TensorCut:
-        for rule in rules:
-            if fnmatchcase(tensor.name, rule.match):
-                uncut = Uncut(
-                    tensor.name,
-                    tensor.dtype,
-                    tensor.shape,
-                    self.parallelism.tensor,
-                    metadata.config,
-                )
-                return STRATEGIES[rule.strategy](uncut)
-        return TensorCut(tensor.name, tensor.dtype, tensor.shape, matched=False)
+    def _cut(self, tensor: SourceTensor, strategy: str | None, config: ModelConfig) -> TensorCut:
+        if strategy is None:
+            return TensorCut(tensor.name, tensor.dtype, tensor.shape, matched=False)
+        degree = self.parallelism.tensor
+        return STRATEGIES[strategy](Uncut(tensor.name, tensor.dtype, tensor.shape, degree, config))
 
     def _refuse_idle_rules(self, metadata: CheckpointMetadata) -> None:
         for rule in self.rules:
-            if not any(fnmatchcase(name, rule.match) for name in metadata.tensors):
+            if not _choose(metadata.tensors, (rule,)):
                 example = next(iter(metadata.tensors), "")
                 raise InvalidSharding(
                     f"sharding.rules: {excerpt(rule.match)!r} matches no tensor; names look like "
                     f"{excerpt(example)!r}"
                 )
+
+
+def _choose(names: Iterable[str], rules: Sequence[Rule]) -> dict[str, str]:
+    """The strategy of the first rule that matches, by name; names without one are left out."""
+    # fnmatch itself caches 256 patterns, fewer than the rules of a user and a family can be.
+    compiled = [(re.compile(translate(rule.match)), rule.strategy) for rule in rules]
+    matches = (
+        (name, next((strategy for glob, strategy in compiled if glob.match(name)), None))
+        for name in names
+    )
+    return {name: strategy for name, strategy in matches if strategy is not None}
 
 
 def _unsupported(metadata: CheckpointMetadata) -> UnsupportedArchitecture:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import lcm
+from math import lcm, prod
 
 from shardedmodel_runtime.errors import InvalidSharding, excerpt
+from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
 from shardedmodel_runtime.formats.hf import ModelConfig
+from shardedmodel_runtime.parallelism import MAX_DEGREE
 from shardedmodel_runtime.sharding.plan import REPLICATE, Range, TensorCut
 
 VOCAB_MULTIPLE = 64
@@ -37,7 +39,19 @@ class Uncut:
         ranges: tuple[tuple[Range, ...], ...],
         pad: tuple[int, ...] | None = None,
     ) -> TensorCut:
-        """The cut along ``dim`` into ``ranges``."""
+        """The cut along ``dim`` into ``ranges``.
+
+        Raises:
+            InvalidSharding: a range begins or ends inside a byte (dtypes below 8 bits).
+        """
+        step_bits = prod(self.shape[dim + 1 :]) * DTYPE_BITS[self.dtype]
+        bounds = {bound for spans in ranges for span in spans for bound in span}
+        if any(bound * step_bits % 8 for bound in bounds):
+            raise self.refuse(
+                strategy,
+                f"would cut inside a byte, for {self.dtype} has {DTYPE_BITS[self.dtype]} bits; "
+                "use 'replicate'",
+            )
         zeros = (0,) * self.degree
         return TensorCut(self.name, self.dtype, self.shape, strategy, dim, ranges, pad or zeros)
 
@@ -122,7 +136,7 @@ def _even(tensor: Uncut, strategy: str, dim: int) -> tuple[tuple[Range, ...], ..
         raise tensor.refuse(
             strategy,
             f"cannot cut dimension {dim} of size {size} into parallelism.tensor = {tensor.degree} "
-            "equal parts",
+            "equal parts; use a number of ranks that divides it, or 'replicate'",
         )
     share = size // tensor.degree
     return tuple(((rank * share, (rank + 1) * share),) for rank in range(tensor.degree))
@@ -144,7 +158,8 @@ def _head_count(tensor: Uncut) -> int:
 
 def _indivisible(tensor: Uncut, count: int) -> InvalidSharding:
     config = tensor.config
-    working = [degree for degree in range(1, config.attention_heads + 1) if _works(config, degree)]
+    most = min(config.attention_heads, MAX_DEGREE)
+    working = [degree for degree in range(1, most + 1) if _works(config, degree)]
     kind = "key-value" if count < config.attention_heads else "attention"
     return InvalidSharding(
         f"parallelism.tensor: {tensor.degree} ranks cannot share the {count} {kind} heads of "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from shardedmodel_runtime.errors import (
     NotFound,
     PickleCheckpoint,
 )
+from shardedmodel_runtime.formats.safetensors import build_header
 from shardedmodel_runtime.storage.opening import open_store
 from tests.builders_checkpoint import (
+    MemoryStore,
     llama_config,
     llama_shapes,
     random_bits,
@@ -56,6 +59,55 @@ def test_the_total_is_the_bytes_of_all_tensors(folder: Path) -> None:
     assert read(folder).total_bytes == sum(array.nbytes for _, array in tensors.values())
 
 
+def write_long_header(folder: Path) -> list[str]:
+    """A file of a few bytes whose header does not fit the first read; gives its names."""
+    names = [f"{'x' * 1000}.{number}" for number in range(FIRST_READ_BYTES // 1000)]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(llama_config()))
+    header = build_header((name, "U8", (1,)) for name in names)
+    (folder / "model.safetensors").write_bytes(header + bytes(len(names)))
+    return names
+
+
+def requests_of(folder: Path) -> list[tuple[str, str]]:
+    store = MemoryStore.of_folder(folder)
+    CheckpointMetadata.read(store)
+    return sorted(store.log)
+
+
+def test_a_single_file_costs_five_requests(folder: Path) -> None:
+    write_llama(folder)
+    assert requests_of(folder) == [
+        ("describe", "config.json"),
+        ("describe", "model.safetensors"),
+        ("describe", "model.safetensors.index.json"),
+        ("read", "config.json"),
+        ("read_range", "model.safetensors"),
+    ]
+
+
+def test_an_index_costs_two_requests_and_each_file_of_it_two(folder: Path) -> None:
+    write_llama(folder, files=5)
+    files = [f"model-{number:05d}-of-00005.safetensors" for number in range(1, 6)]
+    parts = ["config.json", "model.safetensors.index.json"]
+    assert requests_of(folder) == sorted(
+        [(operation, key) for key in parts for operation in ("describe", "read")]
+        + [(operation, key) for key in files for operation in ("describe", "read_range")]
+    )
+
+
+def test_files_without_an_index_are_described_by_one_listing(folder: Path) -> None:
+    write_llama(folder, files=3)
+    (folder / "model.safetensors.index.json").unlink()
+    operations = Counter(operation for operation, _ in requests_of(folder))
+    assert operations == {"describe": 3, "list": 1, "read": 1, "read_range": 3}
+
+
+def test_an_unusually_long_header_costs_one_request_more(folder: Path) -> None:
+    write_long_header(folder)
+    assert requests_of(folder).count(("read_range", "model.safetensors")) == 2
+
+
 def test_weights_are_not_read(folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(llama_config()))
@@ -67,11 +119,8 @@ def test_weights_are_not_read(folder: Path) -> None:
 
 
 def test_a_header_longer_than_the_first_read_is_read_whole(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(llama_config()))
-    tensors = {f"{'x' * 200}.{n}": random_bits("F32", (1,), n) for n in range(1500)}
-    (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
-    assert read(folder).tensors.keys() == tensors.keys()
+    names = write_long_header(folder)
+    assert list(read(folder).tensors) == names
 
 
 def test_several_files_without_an_index_are_one_checkpoint(folder: Path) -> None:
@@ -141,4 +190,35 @@ def test_a_truncated_file_is_refused_by_its_name(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidSafetensors, match=r"model\.safetensors.*truncated"):
+        read(folder)
+
+
+def test_a_tensor_that_the_index_forgets_is_refused(folder: Path) -> None:
+    write_llama(folder, files=2)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["lm_head.weight"]
+    path.write_text(json.dumps(index))
+    with pytest.raises(InvalidIndex, match=r"'lm_head\.weight' is missing from"):
+        read(folder)
+
+
+def test_a_tensor_in_two_files_of_an_index_is_refused(folder: Path) -> None:
+    write_llama(folder, files=2)
+    weight = random_bits("F32", (64,))
+    (folder / "extra.safetensors").write_bytes(
+        safetensors_bytes({"extra.weight": weight, "model.norm.weight": weight})
+    )
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["extra.weight"] = "extra.safetensors"
+    path.write_text(json.dumps(index))
+    with pytest.raises(InvalidIndex, match=r"'model\.norm\.weight' is said to lie elsewhere"):
+        read(folder)
+
+
+def test_an_empty_file_is_refused_by_its_name(folder: Path) -> None:
+    write_llama(folder)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidSafetensors, match=r"model\.safetensors: 0 bytes are too few"):
         read(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -49,6 +49,7 @@ def test_a_built_header_is_these_bytes() -> None:
 
 
 @given(st.integers(0, 400))
+@settings(max_examples=20)
 def test_data_always_begins_on_a_page(count: int) -> None:
     header = build_header((f"tensor.{n}", "F16", (n,)) for n in range(count))
     assert len(header) % DATA_ALIGNMENT == 0
@@ -68,6 +69,8 @@ WRONG_HEADERS = {
     "not an object": (b"[1]", 0, "does not begin with"),
     "not JSON": (b"{nonsense", 0, "not valid JSON"),
     "not UTF-8": (b'{"\xff": 1}', 0, "not valid JSON"),
+    "UTF-16": ("{}".encode("utf-16-le"), 0, "not valid JSON"),
+    "integer of 5000 digits": (b'{"a":' + b"9" * 5000 + b"}", 0, "not valid JSON"),
     "nested too deep": (b'{"a":' * 100_000, 0, "not valid JSON"),
     "key twice": (b'{"a":{},"a":{}}', 0, "stands twice"),
     "field twice": (b'{"a":{"dtype":"U8","dtype":"U8"}}', 0, "stands twice"),
@@ -80,7 +83,11 @@ WRONG_HEADERS = {
     "fractional dimension": ({"a": entry(0, 4, [4.0])}, 4, "natural numbers"),
     "boolean dimension": ({"a": entry(0, 1, [True])}, 1, "natural numbers"),
     "too many dimensions": ({"a": entry(0, 1, [1] * 65)}, 1, "natural numbers"),
+    "dimension beyond 64 bits": ({"a": entry(0, 4, [10**4000])}, 4, "natural numbers"),
+    "offsets beyond 64 bits": ({"a": entry(2**63, 2**63)}, 0, "ascending natural numbers"),
     "shape overflows": ({"a": entry(0, 4, [2**62, 2**62])}, 4, "overflows"),
+    "overflow beside a zero": ({"a": entry(0, 0, [0, 2**62, 2**62])}, 0, "overflows"),
+    "unknown dtype beyond measure": ({"a": entry(0, 4, dtype="F" * 10**6)}, 4, "not one of"),
     "half a byte": ({"a": entry(0, 1, [1], "F4")}, 1, "whole bytes"),
     "size is not the shape's": ({"a": entry(0, 4, [2])}, 4, "takes 2 bytes"),
     "offsets descend": ({"a": entry(4, 0, [4])}, 4, "ascending"),
@@ -99,8 +106,10 @@ WRONG_HEADERS = {
 @pytest.mark.parametrize("case", WRONG_HEADERS)
 def test_a_header_that_lies_is_refused_by_name(case: str) -> None:
     header, data, message = WRONG_HEADERS[case]
-    with pytest.raises(InvalidSafetensors, match=message):
-        parse_header(*file_of(header, data))
+    with pytest.raises(InvalidSafetensors, match=message) as refused:
+        parse_header(*file_of(header, data), name="model.safetensors")
+    assert refused.value.message.startswith("model.safetensors: ")
+    assert len(refused.value.message) < 1000
 
 
 @pytest.mark.parametrize(
@@ -120,48 +129,6 @@ def test_a_length_that_lies_is_refused_before_anything_is_read(
         parse_header(data, size)
 
 
-@given(st.binary(max_size=300), st.integers(0, 400))
-@example(struct.pack("<Q", 2) + b"{}", 10)
-@example(struct.pack("<Q", 2) + b"[]", 10)
-def test_any_bytes_give_a_whole_header_or_the_one_error(data: bytes, size: int) -> None:
-    try:
-        header = parse_header(data, size)
-    except InvalidSafetensors:
-        return
-    assert header.data_start + sum(tensor.end - tensor.start for tensor in header.tensors) == size
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-1, 2**64) | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
-    max_leaves=8,
-)
-
-
-@given(
-    st.dictionaries(
-        st.text(max_size=4),
-        json_values
-        | st.fixed_dictionaries(
-            {
-                "dtype": st.sampled_from(sorted(DTYPE_BITS)) | json_values,
-                "shape": st.lists(st.integers(0, 9)) | json_values,
-                "data_offsets": st.lists(st.integers(0, 99), min_size=2, max_size=2) | json_values,
-            }
-        ),
-        max_size=3,
-    ),
-    st.integers(0, 200),
-)
-def test_any_json_gives_a_whole_header_or_the_one_error(header: Any, data: int) -> None:
-    raw, size = file_of(header, data)
-    try:
-        parsed = parse_header(raw, size)
-    except InvalidSafetensors:
-        return
-    assert sum(tensor.end - tensor.start for tensor in parsed.tensors) == data
-
-
 def test_all_dtypes_of_the_format_are_known() -> None:
     assert len(DTYPE_BITS) == 22
 
@@ -177,6 +144,26 @@ def test_empty_tensors_are_legal(shape: tuple[int, ...]) -> None:
     assert tensor_bytes("F32", shape) == 0
 
 
-def test_a_header_beyond_the_limit_is_not_built() -> None:
+def test_a_negative_dimension_has_no_size() -> None:
+    with pytest.raises(InvalidSafetensors, match="negative dimension"):
+        tensor_bytes("F32", (-1, 2))
+
+
+def test_names_with_path_parts_are_names_like_others() -> None:
+    header = build_header([("../../etc/passwd", "U8", (1,))])
+    assert parse_header(header, len(header) + 1).tensors[0].name == "../../etc/passwd"
+
+
+def test_spaces_may_follow_the_header() -> None:
+    assert parse_header(*file_of(b"{}" + b" " * 14)).data_start == 24
+
+
+def test_tensors_come_in_the_order_of_their_bytes() -> None:
+    raw, size = file_of({"late": entry(4, 8), "empty": entry(4, 4), "early": entry(0, 4)}, 8)
+    assert [t.name for t in parse_header(raw, size).tensors] == ["early", "empty", "late"]
+
+
+def test_a_header_beyond_the_limit_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardedmodel_runtime.formats.safetensors.MAX_HEADER_BYTES", 5000)
     with pytest.raises(InvalidSafetensors, match="above the format's limit"):
-        build_header([], {"filler": "x" * MAX_HEADER_BYTES})
+        build_header([], {"filler": "x" * 5000})

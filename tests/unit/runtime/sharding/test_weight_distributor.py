@@ -107,6 +107,21 @@ def test_a_tensor_that_nothing_names_is_replicated_and_reported() -> None:
     assert plan.unmatched_bytes == 42
 
 
+@pytest.mark.parametrize(
+    "name", ["self_attn.q_proj.qweight", "mlp.up_proj.scales", "mlp.down_proj.lora_A.weight"]
+)
+def test_what_quantisation_keeps_beside_a_weight_is_replicated_and_reported(name: str) -> None:
+    tensor = f"model.layers.0.{name}"
+    config = llama_config()
+    plan = WeightDistributor(Parallelism(2)).plan(checkpoint(config, {tensor: (64, 8)}))
+    assert [(cut.name, cut.dim) for cut in plan.unmatched] == [(tensor, None)]
+
+
+def test_cuts_keep_the_order_of_the_source() -> None:
+    config = llama_config()
+    assert list(plan_llama(2).cuts) == list(llama_shapes(config))
+
+
 def reassembled(cut: TensorCut) -> list[int]:
     """All indices along the cut dimension that the ranks hold, rank after rank."""
     return [n for ranges in cut.ranges for start, stop in ranges for n in range(start, stop)]
@@ -163,6 +178,30 @@ def test_three_ranks_for_four_key_value_heads_are_refused_with_what_works() -> N
         plan_llama(3, num_attention_heads=12, hidden_size=96, vocab_size=192)
 
 
+def test_heads_are_refused_before_tensors_that_cannot_say_what_works() -> None:
+    config = llama_config(intermediate_size=128)
+    shapes = dict(sorted(llama_shapes(config).items()))
+    with pytest.raises(InvalidSharding, match=r"3 ranks cannot share the 4 key-value heads"):
+        WeightDistributor(Parallelism(3)).plan(checkpoint(config, shapes))
+
+
+def test_what_works_is_bounded_whatever_the_configuration_says() -> None:
+    with pytest.raises(InvalidSharding, match=r"use one of \[1, 2, .*, 1024\]$"):
+        plan_one(
+            (65536, 4), "heads", 3, num_attention_heads=65536, num_key_value_heads=65536, head_dim=1
+        )
+
+
+def test_a_cut_inside_a_byte_is_refused_with_the_dtype() -> None:
+    tensor = SourceTensor("w", "F4", (4, 6), "model.safetensors", 0, 12)
+    config = parse_config(json.dumps(llama_config()).encode())
+    metadata = CheckpointMetadata(config, (), (), {"w": tensor})
+    with pytest.raises(InvalidSharding, match="inside a byte, for F4 has 4 bits; use 'replicate'"):
+        WeightDistributor(Parallelism(2), [Rule("w", "row")]).plan(metadata)
+    even = WeightDistributor(Parallelism(3), [Rule("w", "row")]).plan(metadata)
+    assert even.cuts["w"].local_bytes(0) == 4
+
+
 def test_more_ranks_than_heads_are_refused() -> None:
     with pytest.raises(InvalidSharding, match=r"16 ranks cannot share the 8 attention heads"):
         plan_llama(16)
@@ -171,7 +210,7 @@ def test_more_ranks_than_heads_are_refused() -> None:
 @pytest.mark.parametrize(
     ("shape", "strategy", "message"),
     [
-        ((7, 4), "column", "dimension 0 of size 7"),
+        ((7, 4), "column", "dimension 0 of size 7 .* use a number of ranks that divides it"),
         ((4, 7), "row", "dimension 1 of size 7"),
         ((4,), "row", "at least two dimensions"),
         ((), "column", "at least one dimension"),

@@ -1,0 +1,1 @@
+"""Object storage as the runtime needs it: exact ranged reads, multipart writes, exact counters."""

@@ -1,0 +1,224 @@
+"""What the runtime asks of a store, whatever is behind it.
+
+Keys are relative to the store's root URI, with ``/`` between their segments. A digest names one
+state of an object (``etag:…`` on S3, ``stat:<size>-<mtime_ns>`` for a file): a read that carries
+one gets the bytes of that state or :class:`~shardedmodel_runtime.errors.SourceChanged`.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from shardedmodel_runtime.errors import ConfigurationError, StorageError, excerpt
+
+MAX_KEY_BYTES = 1024
+"""Longest key in UTF-8 bytes that S3 takes (S3 user guide, "Naming Amazon S3 objects")."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as the store describes it; ``size`` in bytes."""
+
+    key: str
+    size: int
+    digest: str
+
+
+class ObjectWriter(Protocol):
+    """One object on its way into a store, written in parts.
+
+    ``write_part`` blocks until the store has the part, and may be called from several threads at
+    once: who calls it decides how many parts are in flight and hence how much memory they take.
+    Nothing is visible under the key before ``commit``, except that a store may show an object of
+    a single part as soon as that part is written.
+    """
+
+    part_bytes: int
+    """Size of every part but the last, which may be smaller."""
+
+    def write_part(self, index: int, data: bytes | bytearray) -> None:
+        """Store part ``index`` (from 0); ``data`` is not used any more when this returns."""
+        ...
+
+    def commit(self) -> None:
+        """Make the object visible; all its parts have been written."""
+        ...
+
+    def abort(self) -> None:
+        """Drop what was written so far, as far as the store still answers; safe to call twice."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """A folder of objects. Implementations are thread-safe and count what they do exactly.
+
+    Every method raises :class:`~shardedmodel_runtime.errors.StorageError`'s subclasses:
+    ``NotFound``, ``AccessDenied``, ``SourceChanged``, and ``Unavailable`` after its own retries.
+    """
+
+    uri: str
+    """Root of the store, without a trailing slash."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of content received so far, repeats included."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """Requests (or file operations) made so far, repeats included."""
+        ...
+
+    @property
+    def retries(self) -> int:
+        """Requests that were repeated because one before them failed."""
+        ...
+
+    def require_root(self) -> None:
+        """See that there is something to write into, before any work is done.
+
+        Raises:
+            NotFound: the bucket does not exist. (A folder is made at the first write.)
+        """
+        ...
+
+    def describe(self, key: str) -> ObjectInfo:
+        """Describe one object without reading it."""
+        ...
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Describe the objects directly in folder ``prefix`` (empty or ending in ``/``), by key.
+
+        Only for sources without an index: readers of a layout take the manifest's word.
+        """
+        ...
+
+    def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
+        """Read a small object whole; one of more than ``limit`` bytes is refused unread.
+
+        Raises:
+            StorageError: the object is larger than ``limit``.
+        """
+        ...
+
+    def read_range(
+        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+    ) -> None:
+        """Fill ``into`` with the bytes that begin at ``start``, resuming after interruptions.
+
+        Raises:
+            SourceChanged: the object's digest is not ``digest`` (any more).
+            Unavailable: the range did not come whole in the attempts that one range has.
+        """
+        ...
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write a small object at once.
+
+        Returns:
+            False when ``if_absent`` and the object was there already, which is left untouched.
+        """
+        ...
+
+    def open_writer(self, key: str, size: int, part_bytes: int) -> ObjectWriter:
+        """Begin an object of exactly ``size`` bytes in parts of ``part_bytes``."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete one object; one that is not there is fine."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class CountingStore:
+    """Exact counters that any number of threads add to; base of the implementations."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes_read = 0
+        self._requests = 0
+        self._retries = 0
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of content received so far, repeats included."""
+        return self._bytes_read
+
+    @property
+    def requests(self) -> int:
+        """Requests (or file operations) made so far, repeats included."""
+        return self._requests
+
+    @property
+    def retries(self) -> int:
+        """Requests that were repeated because one before them failed."""
+        return self._retries
+
+    def _count(self, *, requests: int = 0, received: int = 0, retries: int = 0) -> None:
+        with self._lock:
+            self._requests += requests
+            self._bytes_read += received
+            self._retries += retries
+
+    def close(self) -> None:
+        """Let go of connections; nothing to do unless an implementation holds some."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def is_plain_key(key: str) -> bool:
+    """Whether ``key`` stays inside its store: no empty, ``.`` or ``..`` segment, printable."""
+    return (
+        0 < len(key.encode(errors="surrogatepass")) <= MAX_KEY_BYTES
+        and key.isprintable()
+        and "\\" not in key
+        and all(segment not in ("", ".", "..") for segment in key.split("/"))
+    )
+
+
+def checked_key(key: str) -> str:
+    """Give ``key`` back when it stays inside its store.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    if not is_plain_key(key):
+        raise ConfigurationError(
+            f"key {excerpt(key)!r} is not a plain relative path; "
+            "use names separated by '/', without '.', '..' or empty ones"
+        )
+    return key
+
+
+def too_large(uri: str, size: int, limit: int) -> StorageError:
+    """Make the error for a small object that is not small."""
+    return StorageError(f"{uri} has {size} bytes; at most {limit} are read of such an object")
+
+
+def too_short(uri: str, size: int, stop: int) -> StorageError:
+    """Make the error for an object that ends before a range that must be in it."""
+    return StorageError(f"{uri} ends at byte {size}; bytes up to {stop} were asked for")

@@ -1,0 +1,208 @@
+"""A folder as a store: a mounted volume, a disk.
+
+Files appear whole or not at all: they are written under a temporary name in the same folder,
+flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardedmodel_runtime.errors import (
+    AccessDenied,
+    NotFound,
+    SourceChanged,
+    StorageError,
+    Unavailable,
+    excerpt,
+)
+from shardedmodel_runtime.storage.base import (
+    CountingStore,
+    ObjectInfo,
+    checked_key,
+    too_large,
+    too_short,
+)
+from shardedmodel_runtime.storage.uri import StoreUri
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Of names that are not objects yet; hidden, and never listed."""
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+"""What file systems without hard links answer (FAT, some FUSE and SMB mounts)."""
+_FLAKY = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
+"""What a network file system answers while its server is away."""
+
+
+class LocalStore(CountingStore):
+    """Files under one folder, which need not exist before the first write."""
+
+    def __init__(self, uri: StoreUri) -> None:
+        super().__init__()
+        self.uri = str(uri)
+        self._root = Path(uri.path)
+
+    def require_root(self) -> None:
+        """Nothing: the folder is made at the first write."""
+
+    def describe(self, key: str) -> ObjectInfo:
+        """Describe one file."""
+        self._count(requests=1)
+        with self._translated(key):
+            state = os.stat(self._path(key))
+            return self._info(key, state)
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Describe the files directly in folder ``prefix``."""
+        self._count(requests=1)
+        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+        with self._translated(prefix):
+            return sorted(
+                (
+                    self._info(prefix + entry.name, entry.stat())
+                    for entry in os.scandir(folder)
+                    if entry.is_file() and not entry.name.startswith(TEMPORARY_PREFIX)
+                ),
+                key=lambda info: info.key,
+            )
+
+    def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
+        """Read a small file whole."""
+        info = self.describe(key)
+        if info.size > limit:
+            raise too_large(f"{self.uri}/{key}", info.size, limit)
+        data = bytearray(info.size)
+        self.read_range(key, 0, memoryview(data), digest=digest or info.digest)
+        return bytes(data)
+
+    def read_range(
+        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+    ) -> None:
+        """Fill ``into`` from ``start`` on; the digest is compared after the bytes were read."""
+        self._count(requests=1)
+        filled = 0
+        with self._translated(key), open(self._path(key), "rb", buffering=0) as file:
+            while filled < len(into):
+                count = os.preadv(file.fileno(), [into[filled:]], start + filled)
+                if count == 0:
+                    break
+                filled += count
+            self._count(received=filled)
+            state = self._info(key, os.fstat(file.fileno()))
+        if digest is not None and state.digest != digest:
+            raise SourceChanged(f"{self.uri}/{key}: the file changed while it was being read")
+        if filled < len(into):
+            raise too_short(f"{self.uri}/{key}", state.size, start + len(into))
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write a small file at once."""
+        writer = self.open_writer(key, len(data), max(len(data), 1))
+        try:
+            writer.write_part(0, data)
+            return writer.publish(if_absent=if_absent)
+        finally:
+            writer.abort()
+
+    def open_writer(self, key: str, size: int, part_bytes: int) -> LocalWriter:
+        """Begin a file of ``size`` bytes under a temporary name."""
+        self._count(requests=1)
+        with self._translated(key):
+            return LocalWriter(self._path(key), size, part_bytes)
+
+    def delete(self, key: str) -> None:
+        """Delete one file."""
+        self._count(requests=1)
+        with self._translated(key):
+            self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked_key(key)
+
+    def _info(self, key: str, state: os.stat_result) -> ObjectInfo:
+        if not stat.S_ISREG(state.st_mode):
+            raise NotFound(f"{self.uri}/{key}: is not a file")
+        return ObjectInfo(key, state.st_size, f"stat:{state.st_size}-{state.st_mtime_ns}")
+
+    def _translated(self, key: str) -> contextlib.AbstractContextManager[None]:
+        return _translated(f"{self.uri}/{key}" if key else self.uri, self._root)
+
+
+class LocalWriter:
+    """A file on its way: parts go to their offsets in a temporary file beside the final one."""
+
+    def __init__(self, path: Path, size: int, part_bytes: int) -> None:
+        self.part_bytes = part_bytes
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if size:
+            os.truncate(self._file, size)
+
+    def write_part(self, index: int, data: bytes | bytearray) -> None:
+        """Write one part at its place."""
+        with _translated(f"file://{self._path}", self._path.parent):
+            view, offset = memoryview(data), index * self.part_bytes
+            while view:
+                count = os.pwrite(self._file, view, offset)
+                view, offset = view[count:], offset + count
+
+    def commit(self) -> None:
+        """Flush to the disk and rename."""
+        self.publish(if_absent=False)
+
+    def publish(self, *, if_absent: bool) -> bool:
+        """Commit, or leave a file that is there already; False says that there was one."""
+        with _translated(f"file://{self._path}", self._path.parent):
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1
+            if if_absent:
+                return self._publish_if_absent()
+            os.replace(self._temporary, self._path)
+            return True
+
+    def _publish_if_absent(self) -> bool:
+        try:
+            os.link(self._temporary, self._path)  # fails where rename would replace
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if self._path.exists():
+                return False
+            os.replace(self._temporary, self._path)
+        return True
+
+    def abort(self) -> None:
+        """Close and delete the temporary file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _translated(where: str, root: Path) -> Iterator[None]:
+    """Turn the system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error, where, root) from error
+
+
+def _translate(error: OSError, where: str, root: Path) -> StorageError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        missing = "file" if root.is_dir() else f"folder {root}"
+        return NotFound(f"{where}: the {missing} does not exist; mount it or correct the uri")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return AccessDenied(f"{where}: {excerpt(error.strerror or str(error))}")
+    if error.errno in _FLAKY:
+        return Unavailable(f"{where}: {excerpt(error.strerror or str(error))}")
+    return StorageError(f"{where}: {excerpt(error.strerror or str(error))}")

@@ -1,0 +1,84 @@
+"""How a store is reached: endpoint, region and credentials, which never show in a message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import urlsplit
+
+from shardedmodel_runtime.errors import AccessDenied, ConfigurationError, excerpt
+
+KEY_VARIABLE = "AWS_ACCESS_KEY_ID"
+SECRET_VARIABLE = "AWS_SECRET_ACCESS_KEY"
+TOKEN_VARIABLE = "AWS_SESSION_TOKEN"
+"""The standard names, which are also the keys of the user's Secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """One set of S3 credentials; hidden from ``repr`` and hence from tracebacks and logs."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How to reach a store.
+
+    Args:
+        endpoint_url: an S3-compatible server; empty: AWS.
+        region: empty: from boto3's own chain, ``us-east-1`` where that knows none.
+        credentials: None: boto3's own chain (variables, profile, workload identity).
+
+    Raises:
+        ConfigurationError: the endpoint is no plain URL of a server.
+    """
+
+    endpoint_url: str = ""
+    region: str = ""
+    credentials: Credentials | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.endpoint_url)
+        if "@" in parts.netloc:  # never repeated: what stands before it is likely a key
+            raise ConfigurationError("endpointUrl: holds credentials; put them in a Secret")
+        if self.endpoint_url and (parts.scheme not in ("http", "https") or not parts.netloc):
+            raise ConfigurationError(
+                f"endpointUrl: {excerpt(self.endpoint_url)!r} is no server's address; "
+                "use https://host[:port]"
+            )
+
+    @classmethod
+    def from_environment(
+        cls,
+        prefix: str = "",
+        *,
+        endpoint_url: str = "",
+        region: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Take credentials from the variables ``<prefix>AWS_ACCESS_KEY_ID`` and so on.
+
+        A process that uses two stores has two sets, told apart by their prefixes. Where neither
+        variable with the prefix is set, boto3's own chain decides, which begins with the
+        variables without it.
+
+        Raises:
+            AccessDenied: one of key and secret is set without the other.
+        """
+        found = os.environ if environ is None else environ
+        key = found.get(prefix + KEY_VARIABLE, "")
+        secret = found.get(prefix + SECRET_VARIABLE, "")
+        if bool(key) != bool(secret):
+            missing = SECRET_VARIABLE if key else KEY_VARIABLE
+            raise AccessDenied(
+                f"{prefix}{missing} is not set while its counterpart is; "
+                f"the Secret must hold both {KEY_VARIABLE} and {SECRET_VARIABLE}"
+            )
+        token = found.get(prefix + TOKEN_VARIABLE, "")
+        credentials = Credentials(key, secret, token) if key else None
+        return cls(endpoint_url=endpoint_url, region=region, credentials=credentials)

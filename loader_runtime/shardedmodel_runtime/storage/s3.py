@@ -1,0 +1,349 @@
+"""S3 and what speaks its protocol, through boto3.
+
+boto3's own retries are off: they repeat whole requests, where a ranged read resumes behind the
+bytes that came. Payload checksums of its own are off as well where the protocol does not ask for
+them: every block of a layout has a checksum that outlives the transfer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from shardedmodel_runtime.errors import (
+    AccessDenied,
+    ConfigurationError,
+    NotFound,
+    SourceChanged,
+    StorageError,
+    Unavailable,
+    excerpt,
+)
+from shardedmodel_runtime.storage.base import (
+    CountingStore,
+    ObjectInfo,
+    checked_key,
+    too_large,
+    too_short,
+)
+from shardedmodel_runtime.storage.options import StoreOptions
+from shardedmodel_runtime.storage.retry import RetryPolicy
+from shardedmodel_runtime.storage.s3_errors import error_code, http_status, translate
+from shardedmodel_runtime.storage.uri import StoreUri
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_SECONDS = 10
+READ_TIMEOUT_SECONDS = 30
+"""Longest silence on a connection; a range that stalls so long is asked for again."""
+MAX_CONNECTIONS = 64
+"""Kept connections; S3 gives some 85 MB/s on each, so 64 fill more than a 40 Gb/s link."""
+SLICE_BYTES = 1024 * 1024
+"""Read from the socket at a time: the copy from urllib3's buffer still hits the cache."""
+DEFAULT_REGION = "us-east-1"
+"""What signatures name where nothing says a region; servers other than AWS do not mind."""
+
+T = TypeVar("T")
+
+
+class S3Store(CountingStore):
+    """Objects under one prefix of one bucket.
+
+    Args:
+        uri: the bucket and the prefix.
+        options: endpoint, region and credentials.
+        retry: when to ask again.
+
+    Raises:
+        ConfigurationError: the endpoint is no URL.
+    """
+
+    def __init__(
+        self, uri: StoreUri, options: StoreOptions, retry: RetryPolicy | None = None
+    ) -> None:
+        super().__init__()
+        self.uri = str(uri)
+        self._bucket = uri.bucket
+        self._prefix = f"{uri.path}/" if uri.path else ""
+        self._retry = retry or RetryPolicy()
+        self._client = _make_client(options)
+
+    def describe(self, key: str) -> ObjectInfo:
+        """Describe one object (HEAD)."""
+        try:
+            answer = self._call("head_object", key)
+        except NotFound:
+            self._call("head_bucket", key, Key=None)  # HEAD cannot tell which of the two is missing
+            raise
+        return ObjectInfo(key, int(answer["ContentLength"]), _digest(answer))
+
+    def require_root(self) -> None:
+        """Ask for the bucket; whether its objects may be touched shows when they are."""
+        try:
+            self._call("head_bucket", "", Key=None)
+        except AccessDenied:  # credentials that may not list may still read and write
+            logger.debug("%s: may not be described", self.uri)
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Describe the objects directly in folder ``prefix``, page by page."""
+        root = self._prefix + prefix
+        found: list[ObjectInfo] = []
+        more: dict[str, Any] = {}
+        while True:
+            page = self._call("list_objects_v2", "", Key=None, Prefix=root, Delimiter="/", **more)
+            found += [
+                ObjectInfo(item["Key"][len(self._prefix) :], int(item["Size"]), _digest(item))
+                for item in page.get("Contents", [])
+                if item["Key"] != root
+            ]
+            if not page.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
+        """Read a small object whole."""
+
+        def attempt() -> bytes:
+            answer = self._request("get_object", key, **_condition(digest))
+            size = int(answer["ContentLength"])
+            if size > limit:
+                answer["Body"].close()
+                raise too_large(self._where(key), size, limit)
+            data = bytearray(size)
+            self._drain(key, answer["Body"], memoryview(data))
+            return bytes(data)
+
+        return self._repeat(attempt)
+
+    def read_range(
+        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+    ) -> None:
+        """Fill ``into`` from ``start`` on; a repetition begins behind the bytes that came."""
+        filled = 0
+        stop = start + len(into)
+
+        def attempt() -> None:
+            nonlocal filled
+            begin = start + filled
+            answer = self._request(
+                "get_object", key, Range=f"bytes={begin}-{stop - 1}", **_condition(digest)
+            )
+            try:
+                self._check_range(key, answer, begin, stop, digest)
+            except StorageError:
+                answer["Body"].close()
+                raise
+
+            def progressed(count: int) -> None:
+                nonlocal filled
+                filled += count
+
+            self._drain(key, answer["Body"], into[filled:], progressed)
+
+        if into:
+            self._repeat(attempt)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write a small object (PUT), with ``If-None-Match: *`` when ``if_absent``."""
+        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        try:
+            self._call("put_object", key, Body=data, **condition)
+        except SourceChanged:  # 412: how S3 says that it is there
+            return False
+        return True
+
+    def open_writer(self, key: str, size: int, part_bytes: int) -> S3Writer:
+        """Begin an object; more than one part makes a multipart upload."""
+        return S3Writer(self._call, key, size, part_bytes, self.describe)
+
+    def delete(self, key: str) -> None:
+        """Delete one object."""
+        self._call("delete_object", key)
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._client.close()
+
+    def _where(self, key: str) -> str:
+        return f"{self.uri}/{key}" if key else self.uri
+
+    def _call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        """Make a request whose answer has no body of its own, and repeat it as needed."""
+        return self._repeat(lambda: self._request(operation, key, **arguments))
+
+    def _repeat(self, action: Callable[[], T]) -> T:
+        return self._retry.run(action, lambda: self._count(retries=1))
+
+    def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        """Make one request; ``Key=None`` among the arguments addresses the bucket itself."""
+        arguments = {"Bucket": self._bucket, "Key": self._full_key(key, arguments), **arguments}
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        self._count(requests=1)
+        try:
+            answer: dict[str, Any] = getattr(self._client, operation)(**arguments)
+        except ClientError as error:
+            if http_status(error) == 409 and error_code(error) == "ConditionalRequestConflict":
+                raise Unavailable(f"{self._where(key)}: written by two at once") from error
+            if operation == "head_bucket" and http_status(error) == 404:
+                raise NotFound(
+                    f"{self._where(key)}: the bucket does not exist; create it or correct the uri"
+                ) from error
+            raise translate(error, self._where(key)) from error
+        except BotoCoreError as error:
+            raise translate(error, self._where(key)) from error
+        return answer
+
+    def _full_key(self, key: str, arguments: Mapping[str, Any]) -> str | None:
+        if "Key" in arguments:
+            return None
+        return self._prefix + checked_key(key)
+
+    def _check_range(
+        self, key: str, answer: dict[str, Any], begin: int, stop: int, digest: str | None
+    ) -> None:
+        """See that the server did what it was asked: some ignore Range, some If-Match."""
+        if digest is not None and _digest(answer) != digest:
+            raise SourceChanged(f"{self._where(key)}: the object changed while it was being read")
+        given = str(answer.get("ContentRange", "no range"))
+        span, _, size = given.partition("/")
+        if span == f"bytes {begin}-{stop - 1}":
+            return
+        if size.isdecimal() and int(size) < stop:
+            raise too_short(self._where(key), int(size), stop)
+        raise Unavailable(
+            f"{self._where(key)}: bytes {begin}-{stop - 1} asked for, {excerpt(given)} received"
+        )
+
+    def _drain(
+        self,
+        key: str,
+        body: Any,
+        into: memoryview,
+        progressed: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Fill ``into`` from a response body, telling of each piece as it lands."""
+        filled = 0
+        try:
+            while filled < len(into):
+                count = body.readinto(into[filled : filled + SLICE_BYTES])
+                if count == 0:
+                    raise Unavailable(
+                        f"{self._where(key)}: the answer ended {len(into) - filled} bytes early"
+                    )
+                filled += count
+                self._count(received=count)
+                progressed(count)
+        except (BotoCoreError, OSError) as error:
+            body.close()
+            raise Unavailable(f"{self._where(key)}: the answer broke off: {error}") from error
+
+
+class S3Writer:
+    """One object on its way: a single PUT, or a multipart upload where it has several parts."""
+
+    def __init__(
+        self,
+        call: Callable[..., dict[str, Any]],
+        key: str,
+        size: int,
+        part_bytes: int,
+        describe: Callable[[str], ObjectInfo],
+    ) -> None:
+        self.part_bytes = part_bytes
+        self._call = call
+        self._key = key
+        self._size = size
+        self._describe = describe
+        self._tags: dict[int, str] = {}
+        self._upload = ""
+        if size > part_bytes:
+            self._upload = str(call("create_multipart_upload", key)["UploadId"])
+
+    def write_part(self, index: int, data: bytes | bytearray) -> None:
+        """Upload one part."""
+        if not self._upload:
+            self._call("put_object", self._key, Body=data)
+            return
+        answer = self._call(
+            "upload_part", self._key, UploadId=self._upload, PartNumber=index + 1, Body=data
+        )
+        self._tags[index] = answer["ETag"]
+
+    def commit(self) -> None:
+        """Put the parts together."""
+        if not self._upload:
+            return
+        parts = [{"PartNumber": i + 1, "ETag": tag} for i, tag in sorted(self._tags.items())]
+        try:
+            self._call(
+                "complete_multipart_upload",
+                self._key,
+                UploadId=self._upload,
+                MultipartUpload={"Parts": parts},
+            )
+        except NotFound:
+            # The answer to an earlier attempt was lost after the server had done it.
+            if self._describe(self._key).size != self._size:
+                raise
+        self._upload = ""
+
+    def abort(self) -> None:
+        """Drop the uploaded parts, which would be kept and charged for otherwise."""
+        upload, self._upload = self._upload, ""
+        if not upload:
+            return
+        try:
+            self._call("abort_multipart_upload", self._key, UploadId=upload)
+        except StorageError as error:
+            logger.warning("multipart upload of %s is left behind: %s", self._key, error)
+
+
+def _make_client(options: StoreOptions) -> Any:
+    keys: dict[str, str] = {}
+    if options.credentials is not None:
+        keys = {
+            "aws_access_key_id": options.credentials.access_key,
+            "aws_secret_access_key": options.credentials.secret_key,
+        }
+        if options.credentials.session_token:
+            keys["aws_session_token"] = options.credentials.session_token
+    session = boto3.session.Session(
+        region_name=options.region or None,
+        **keys,
+    )
+    try:
+        return session.client(
+            "s3",
+            endpoint_url=options.endpoint_url or None,
+            region_name=session.region_name or DEFAULT_REGION,
+            config=_client_config(options),
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"endpointUrl: {error}; use https://host[:port]") from error
+
+
+def _client_config(options: StoreOptions) -> Config:
+    # Servers other than AWS rarely have a DNS name per bucket.
+    style = {"addressing_style": "path"} if options.endpoint_url else {}
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        max_pool_connections=MAX_CONNECTIONS,
+        retries={"total_max_attempts": 1},
+        s3=style,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+
+
+def _condition(digest: str | None) -> dict[str, str]:
+    return {} if digest is None else {"IfMatch": f'"{digest.removeprefix("etag:")}"'}
+
+
+def _digest(answer: Mapping[str, Any]) -> str:
+    return f"etag:{str(answer.get('ETag', '')).strip(chr(34))}"

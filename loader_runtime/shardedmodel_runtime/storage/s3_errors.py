@@ -1,0 +1,92 @@
+"""From botocore's exceptions to ours: who is to blame, and whether asking again helps."""
+
+from __future__ import annotations
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+
+from shardedmodel_runtime.errors import (
+    AccessDenied,
+    ConfigurationError,
+    NotFound,
+    ShardedModelError,
+    SourceChanged,
+    StorageError,
+    Unavailable,
+    excerpt,
+)
+
+_REGION_CODES = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "PermanentRedirect",
+        "301",
+    }
+)
+"""What S3 answers to a request for a bucket of another region."""
+_CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "ExpiredToken"})
+_BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"})
+"""Busy, not broken: sent with 503 mostly, by some servers with 400 or 429."""
+
+
+def error_code(error: ClientError) -> str:
+    """The S3 error code; the HTTP status as text where the answer has no body (HEAD)."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def http_status(error: ClientError) -> int:
+    """The HTTP status of the answer, 0 when unknown."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def translate(error: BotoCoreError | ClientError, where: str) -> ShardedModelError:
+    """Make our error of one of botocore's.
+
+    Args:
+        error: what botocore raised.
+        where: the object's URI, for the message.
+    """
+    if isinstance(error, ClientError):
+        return _translate_answer(error, where)
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return AccessDenied(
+            f"{where}: no complete credentials found; name a Secret with AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    if isinstance(error, (ConnectionError, HTTPClientError, IncompleteReadError)):
+        return Unavailable(f"{where}: {excerpt(str(error))}")
+    if isinstance(error, ParamValidationError):
+        return ConfigurationError(f"{where}: {excerpt(str(error))}")
+    return StorageError(f"{where}: {excerpt(str(error))}")
+
+
+def _translate_answer(error: ClientError, where: str) -> ShardedModelError:
+    code, status = error_code(error), http_status(error)
+    answer = f"{code or status}: {excerpt(str(error.response.get('Error', {}).get('Message', '')))}"
+    if code == "NoSuchBucket":
+        return NotFound(f"{where}: the bucket does not exist; create it or correct the uri")
+    if status == 404:
+        return NotFound(f"{where}: the object does not exist in its bucket")
+    if status == 412:
+        return SourceChanged(f"{where}: the object changed while it was being read")
+    if status in (401, 403) and code not in _CLOCK_CODES:
+        return AccessDenied(
+            f"{where}: access denied ({answer}); check the credentials, and that they may read "
+            "and list the bucket (S3 denies access to a missing key where listing is denied)"
+        )
+    if code in _CLOCK_CODES:
+        return AccessDenied(f"{where}: the credentials or the clock are out of date ({answer})")
+    if code in _REGION_CODES:
+        return ConfigurationError(f"{where}: the bucket is in another region ({answer})")
+    if status >= 500 or status in (408, 429) or code in _BUSY_CODES:
+        return Unavailable(f"{where}: the store is unavailable ({answer})")
+    return StorageError(f"{where}: the store refused ({answer})")
