@@ -1,0 +1,1 @@
+"""The custom resource: its fields, its checks, and what is generated from them (CRD, reference)."""

@@ -1,0 +1,212 @@
+"""``spec``: what a user asks for. The one source of the CRD's schema and of the reference.
+
+Kubernetes drops fields that the schema does not know, and fields that this release would ignore
+are not here: what is accepted is done.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints
+
+from shardedmodel_operator.api.base import MAX_URI, ApiModel, LongText, ShortText, cel, validations
+from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
+
+URI_PATTERN = r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/.*)?|file:///.+)$"
+"""Addresses that the runtime can open; one pattern for CEL (RE2) and for the operator."""
+URI_HINT = "is not an address that can be opened; use s3://bucket/prefix or file:///absolute/path"
+ENDPOINT_PATTERN = r"^https?://[^/@]+(/[^@]*)?$"
+"""URLs of S3 servers. No ``user:password@``: a spec is readable by more people than a Secret."""
+ENDPOINT_HINT = "is not a URL without credentials; use http://host:port or https://host"
+MAX_RULES = 256
+"""Rules of one model: families have some twenty; the bound keeps Job arguments and CEL small."""
+MAX_REPLICAS = 1024
+"""Groups of one model: each is a StatefulSet, and above this a model wants several resources."""
+NOT_IN_RELEASE = "is not supported in this release; leave it out or set it to 1"
+
+
+def known_address(uri: str) -> bool:
+    """Whether the runtime can open ``uri``."""
+    return re.search(URI_PATTERN, uri) is not None
+
+
+def known_endpoint(url: str) -> bool:
+    """Whether ``url`` is empty or a URL of a server, without credentials in it."""
+    return url == "" or re.search(ENDPOINT_PATTERN, url) is not None
+
+
+Uri = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_URI),
+    validations(cel(f"self.matches('{URI_PATTERN}')", URI_HINT)),
+]
+EndpointUrl = Annotated[
+    LongText,
+    validations(cel(f"self == '' || self.matches('{ENDPOINT_PATTERN}')", ENDPOINT_HINT)),
+]
+Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE)]
+OnlyOne = Annotated[
+    int,
+    Field(ge=1, le=MAX_DEGREE),
+    validations(cel("self == 1", f"more than 1 {NOT_IN_RELEASE}")),
+]
+QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+"""A Kubernetes quantity (``resource.Quantity``): a number with an SI, binary or exponent suffix."""
+Quantity = Annotated[
+    int | Annotated[str, StringConstraints(max_length=64, pattern=QUANTITY_PATTERN)],
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
+Strategy = Literal["column", "row", "heads", "vocab", "replicate"]
+"""The runtime's strategies (``sharding.strategies``), of which a test holds this a copy."""
+
+
+class SecretReference(ApiModel):
+    """A Secret in the namespace of the model, by name."""
+
+    name: Annotated[ShortText, StringConstraints(min_length=1)]
+    """Name of the Secret. Its keys are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if need be,
+    AWS_SESSION_TOKEN. The kubelet mounts it into the pods; the operator never reads it."""
+
+
+class Store(ApiModel):
+    """An address in an object store or a mounted file system, and how to reach it."""
+
+    uri: Uri
+    """Address: `s3://bucket/prefix`, or `file:///path` of a volume that `workers.template`
+    mounts."""
+    endpoint_url: EndpointUrl = ""
+    """URL of an S3 server other than AWS, such as `http://minio.storage.svc:9000`."""
+    region: ShortText = ""
+    """Region of the bucket, where the server wants one."""
+    credentials_secret_ref: SecretReference | None = None
+    """Secret with the credentials. Without it the pods use what their service account gives."""
+
+
+class Source(Store):
+    """The checkpoint: a Hugging Face folder of safetensors files."""
+
+    revision: ShortText = ""
+    """A word of your own for the version of the source. Change it when the files behind `uri` have
+    changed: the source is then read anew."""
+
+
+class ParallelismSpec(ApiModel):
+    """Into how many ranks the model is cut."""
+
+    tensor: Degree
+    """Degree of tensor parallelism: ranks that share each layer."""
+    pipeline: OnlyOne = 1
+    """Degree of pipeline parallelism; only 1 in this release."""
+    expert: OnlyOne = 1
+    """Degree of expert parallelism; only 1 in this release."""
+
+    def degrees(self) -> Parallelism:
+        """The runtime's value for it."""
+        return Parallelism(tensor=self.tensor, pipeline=self.pipeline, expert=self.expert)
+
+
+class ShardingRule(ApiModel):
+    """How the tensors that a pattern matches are cut."""
+
+    match: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    """Shell-style pattern of tensor names, such as `*.q_proj.weight`."""
+    strategy: Strategy
+    """How a matching tensor is cut. column: output features (dimension 0, a bias with them); row:
+    input features (the last dimension, a bias stays whole); heads: as column, whole attention heads
+    to a rank; vocab: dimension 0, padded to fit; replicate: whole on every rank."""
+
+
+class Sharding(ApiModel):
+    """How tensors are cut; needed only where the built-in plan is not right."""
+
+    rules: Annotated[list[ShardingRule], Field(max_length=MAX_RULES)] = []
+    """Rules that go before the built-in ones; the first that matches a tensor wins."""
+    dtype: Literal["keep"] = "keep"
+    """Element type of the shards: `keep` leaves each tensor's own."""
+
+
+class Resources(ApiModel):
+    """Compute resources of the rank container, as in a pod."""
+
+    limits: Annotated[dict[str, Quantity], Field(max_length=32)] = {}
+    """Most that the container may use. No memory limit is set unless you set one."""
+    requests: Annotated[dict[str, Quantity], Field(max_length=32)] = {}
+    """What the scheduler reserves. `memory` defaults to the bytes of the pod's shards plus
+    overhead."""
+
+
+class Workers(ApiModel):
+    """The pods that hold the shards."""
+
+    image: LongText = ""
+    """Image of the ranks and of the pre-shard Job; empty: the operator's default runtime image."""
+    gpus_per_pod: Degree = 1
+    """Ranks in one pod, one GPU each. Must divide the number of ranks."""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Process group backend. `auto` takes NCCL where CUDA is, else gloo; `gloo` asks for no
+    GPU."""
+    resources: Resources = Resources()
+    """Compute resources of the rank container. `nvidia.com/gpu` is added unless the backend is
+    gloo or a GPU resource is named here."""
+    entrypoint: Annotated[
+        str,
+        StringConstraints(
+            max_length=256, pattern=r"^$|^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
+        ),
+    ] = ""
+    """`package.module:function` that each rank calls with its shard; empty: ranks hold the
+    weights."""
+    template: Annotated[
+        dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
+    ] = {}
+    """Overrides of the pod template, `metadata` (labels, annotations) and `spec`, merged
+    strategically; the container is called `rank`. Volumes, mounts, environment, image pull secrets
+    and placement apply to the pre-shard Job as well."""
+
+
+class Rollout(ApiModel):
+    """How a new revision takes over."""
+
+    strategy: Literal["Surge", "Recreate"] = "Surge"
+    """Surge: the new revision comes up beside the old and takes over when all its ranks are ready.
+    Recreate: the old goes first, for where GPUs are scarce."""
+
+
+DIVIDES = (
+    "!has(self.workers) || !has(self.workers.gpusPerPod) || (self.parallelism.tensor"
+    " * self.parallelism.pipeline * self.parallelism.expert) % self.workers.gpusPerPod == 0"
+)
+
+
+class ShardedModelSpec(ApiModel):
+    """What the model is made of and how it runs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                cel(
+                    DIVIDES,
+                    "workers.gpusPerPod must divide the number of ranks (parallelism.tensor)",
+                )
+            ]
+        }
+    )
+
+    source: Source
+    """Where the checkpoint is read from."""
+    parallelism: ParallelismSpec
+    """Into how many ranks it is cut."""
+    sharding: Sharding = Sharding()
+    """How tensors are cut."""
+    storage: Store
+    """Where the shards are kept. Equal requests share them."""
+    replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 1
+    """Groups of ranks, each holding the whole model."""
+    workers: Workers = Workers()
+    """The pods that hold the shards."""
+    rollout: Rollout = Rollout()
+    """How a new revision takes over."""
+    suspend: bool = False
+    """Stop all rank pods and start no Job, but keep the shards and all objects."""

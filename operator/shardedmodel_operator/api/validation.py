@@ -1,0 +1,149 @@
+"""The checks that a schema cannot make, and the schema's own for servers that skip some.
+
+CEL rules in the CRD say the same at ``kubectl apply``, but servers before 1.25 ignore them, so
+the operator checks again. All problems are collected: people fix a manifest once, not five times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from shardedmodel_operator.api.spec import (
+    ENDPOINT_HINT,
+    NOT_IN_RELEASE,
+    URI_HINT,
+    ShardedModelSpec,
+    known_address,
+    known_endpoint,
+)
+from shardedmodel_runtime.errors import excerpt
+
+NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
+"""DNS-1035 label: the model's Service bears the model's name, and its pods carry it as a label."""
+NAME_HINT = "cannot name a Service; use at most 63 of a-z, 0-9 and '-', beginning with a letter"
+RESERVED_PREFIX = "shardedmodel.dev/"
+"""Label keys under it are the operator's own: it finds its objects by them."""
+MAX_SHOWN = 10
+"""Problems told in one message; more than that is another file altogether."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a spec: the field's path, and the value and what to do."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+def describe(problems: tuple[Problem, ...]) -> str:
+    """All problems in one message."""
+    shown = "; ".join(str(problem) for problem in problems[:MAX_SHOWN])
+    more = len(problems) - MAX_SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def parse_spec(spec: Mapping[str, Any]) -> tuple[ShardedModelSpec | None, list[Problem]]:
+    """Parse ``spec`` against the schema, or give every problem with it."""
+    try:
+        return ShardedModelSpec.model_validate(spec), []
+    except ValidationError as error:
+        return None, [_schema_problem(dict(detail)) for detail in error.errors()]
+
+
+def _schema_problem(detail: Mapping[str, Any]) -> Problem:
+    path = "spec"
+    for part in detail["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    match detail["type"]:
+        case "missing":
+            return Problem(path, "is required")
+        case "extra_forbidden":
+            return Problem(path, "is not a field of this release; remove it")
+    return Problem(path, f"{_shown(str(detail['input']))} {detail['msg'].replace('Input ', '')}")
+
+
+def semantic_problems(name: str, spec: ShardedModelSpec) -> list[Problem]:
+    """Everything wrong with a spec that has the right shape."""
+    return [
+        *_name(name),
+        *_addresses(spec),
+        *_parallelism(spec),
+        *_template(spec.workers.template),
+    ]
+
+
+def _name(name: str) -> Iterator[Problem]:
+    if not re.fullmatch(NAME_PATTERN, name):
+        yield Problem("metadata.name", f"{name!r} {NAME_HINT}")
+
+
+def _addresses(spec: ShardedModelSpec) -> Iterator[Problem]:
+    for field, store in (("source", spec.source), ("storage", spec.storage)):
+        if not known_address(store.uri):
+            yield Problem(f"spec.{field}.uri", f"{_shown(store.uri)} {URI_HINT}")
+        if not known_endpoint(store.endpoint_url):
+            yield Problem(
+                f"spec.{field}.endpointUrl", f"{_shown(store.endpoint_url)} {ENDPOINT_HINT}"
+            )
+
+
+def _shown(address: str) -> str:
+    """An address for a message, without the password that somebody put into it."""
+    return excerpt(repr(re.sub(r"//[^/]*@", "//…@", address)))
+
+
+def _parallelism(spec: ShardedModelSpec) -> Iterator[Problem]:
+    for field in ("pipeline", "expert"):
+        if (value := getattr(spec.parallelism, field)) > 1:
+            yield Problem(f"spec.parallelism.{field}", f"{value} {NOT_IN_RELEASE}")
+    world, per_pod = spec.parallelism.degrees().world_size, spec.workers.gpus_per_pod
+    if world % per_pod:
+        works = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
+        yield Problem(
+            "spec.workers.gpusPerPod",
+            f"{per_pod} does not divide the {world} ranks of spec.parallelism; use one of {works}",
+        )
+
+
+def _template(template: Mapping[str, Any]) -> Iterator[Problem]:
+    path = "spec.workers.template"
+    for key in sorted(template.keys() - {"metadata", "spec"}):
+        yield Problem(f"{path}.{key}", "is not part of a pod template; use metadata or spec")
+    for section in ("metadata", "spec"):
+        if not isinstance(template.get(section, {}), dict):
+            yield Problem(f"{path}.{section}", "is not an object")
+            return
+    yield from _metadata(f"{path}.metadata", template.get("metadata", {}))
+    yield from _named_lists(f"{path}.spec", template.get("spec", {}))
+
+
+def _metadata(path: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in sorted(metadata.keys() - {"labels", "annotations"}):
+        yield Problem(f"{path}.{key}", "cannot be overridden; labels and annotations can")
+    for section in ("labels", "annotations"):
+        if not isinstance(metadata.get(section, {}), dict):
+            yield Problem(f"{path}.{section}", "is not an object")
+            return
+    for key in sorted(metadata.get("labels", {})):
+        if key.startswith(RESERVED_PREFIX):
+            yield Problem(f"{path}.labels[{key}]", f"{RESERVED_PREFIX} is the operator's own")
+
+
+def _named_lists(path: str, spec: Mapping[str, Any]) -> Iterator[Problem]:
+    """Lists that are merged by name need names; without one an override would go nowhere."""
+    for field in ("containers", "initContainers", "volumes"):
+        items = spec.get(field, [])
+        if not isinstance(items, list):
+            yield Problem(f"{path}.{field}", "is not a list")
+            continue
+        for index, item in enumerate(items):
+            if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+                yield Problem(f"{path}.{field}[{index}].name", "is required")

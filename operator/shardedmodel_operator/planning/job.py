@@ -1,0 +1,122 @@
+"""The pre-shard Job that a spec asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shardedmodel_operator.api.resource import API_VERSION, KIND, ShardedModel
+from shardedmodel_operator.api.spec import ShardedModelSpec
+from shardedmodel_operator.planning import labels
+from shardedmodel_operator.planning.names import job_name
+from shardedmodel_operator.planning.observed import SHARD_CONTAINER
+from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.planning.template import (
+    credentials,
+    flags,
+    job_overrides,
+    pod_template,
+    restricted_container,
+)
+from shardedmodel_runtime.naming import canonical_json, content_hash
+from shardedmodel_runtime.report import HTTP_PORT
+
+
+def owner_reference(model: ShardedModel) -> dict[str, Any]:
+    """Make the model own an object, so that deleting it deletes them.
+
+    ``blockOwnerDeletion`` is false: true would need the right to set finalizers on models.
+    """
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": model.name,
+        "uid": model.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def shard_job(
+    model: ShardedModel,
+    spec: ShardedModelSpec,
+    request: str,
+    attempt: int,
+    settings: PlanSettings,
+) -> dict[str, Any]:
+    """Make the Job of one attempt at ``request``.
+
+    It never retries by itself: the planner decides when the next attempt is due.
+    """
+    own_labels = labels.common(model.name, labels.ROLE_SHARD) | {
+        labels.REQUEST: request,
+        labels.ATTEMPT: str(attempt),
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(model.name, request, attempt),
+            "namespace": model.namespace,
+            "labels": own_labels | {labels.TEMPLATE: template_hash(spec, settings)},
+            "ownerReferences": [owner_reference(model)],
+        },
+        "spec": {"backoffLimit": 0, "template": _template(spec, own_labels, settings)},
+    }
+
+
+def template_hash(spec: ShardedModelSpec, settings: PlanSettings) -> str:
+    """Name the pod that an attempt would run, whatever its number."""
+    return content_hash(_template(spec, {}, settings))
+
+
+def _template(
+    spec: ShardedModelSpec, own_labels: dict[str, str], settings: PlanSettings
+) -> dict[str, Any]:
+    pod_spec = {
+        "restartPolicy": "Never",
+        "containers": [_container(spec, settings)],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    overrides = job_overrides(spec.workers.template, SHARD_CONTAINER)
+    return pod_template(own_labels, pod_spec, overrides)
+
+
+def _container(spec: ShardedModelSpec, settings: PlanSettings) -> dict[str, Any]:
+    return {
+        "name": SHARD_CONTAINER,
+        "image": spec.workers.image or settings.runtime_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["shardedmodel"],
+        "args": ["shard", spec.source.uri, spec.storage.uri, *_flags(spec)],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            *credentials(spec.source.credentials_secret_ref, "SOURCE_"),
+            *credentials(spec.storage.credentials_secret_ref, "STORAGE_"),
+        ],
+        "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "resources": {
+            "requests": dict(settings.job_requests),
+            "limits": dict(settings.job_limits),
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        **restricted_container(),
+    }
+
+
+def _flags(spec: ShardedModelSpec) -> list[str]:
+    degrees = spec.parallelism
+    rules = [rule.model_dump() for rule in spec.sharding.rules]
+    return flags(
+        tensor=degrees.tensor,
+        pipeline=degrees.pipeline,
+        expert=degrees.expert,
+        dtype=spec.sharding.dtype,
+        revision=spec.source.revision,
+        rules=canonical_json(rules).decode() if rules else "",
+        source_endpoint_url=spec.source.endpoint_url,
+        storage_endpoint_url=spec.storage.endpoint_url,
+        source_region=spec.source.region,
+        storage_region=spec.storage.region,
+        port=HTTP_PORT,
+        termination_log="/dev/termination-log",
+    )

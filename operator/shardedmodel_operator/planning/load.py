@@ -1,0 +1,161 @@
+"""Load metrics and the list of ranks, from what rank 0 of each group reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from shardedmodel_operator.api.status import (
+    MAX_GROUPS,
+    MAX_RANKS,
+    GroupStatus,
+    LoadStatus,
+    RankStatus,
+)
+from shardedmodel_operator.planning.groups import GroupView
+from shardedmodel_operator.planning.observed import Pod
+from shardedmodel_runtime.errors import excerpt
+from shardedmodel_runtime.report import RankReport
+
+HOLDING = ("loaded", "ready")
+"""States of a rank that holds its verified weights."""
+GIGA = 1e9
+"""Rates are told in decimal GB/s, as networks and disks are sold."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankView:
+    """One rank: what the pod tells for sure, and what the report adds."""
+
+    status: RankStatus
+    report: RankReport | None
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether its weights are loaded and verified."""
+        return self.status.state in HOLDING
+
+
+def view_ranks(groups: Iterable[GroupView], previous: Iterable[RankStatus] = ()) -> list[RankView]:
+    """Every rank of the groups. Readiness is the pods', figures are the reports'.
+
+    A pod whose report cannot be pulled keeps the figures that status has of it.
+    """
+    known = {(rank.group, rank.id, rank.pod): rank for rank in previous}
+    views = []
+    for group in groups:
+        reports = {r.rank: r for r in group.report.ranks} if group.report else {}
+        pods = {pod.ordinal: pod for pod in group.pods}
+        for rank in range(group.ranks):
+            pod = pods.get(rank // group.ranks_per_pod)
+            report = reports.get(rank)
+            if pod is None or (report and report.pod not in ("", pod.meta.name)):
+                report = None
+            before = known.get((group.index, rank, pod.meta.name if pod else ""))
+            views.append(_rank_view(group.index, rank, pod, report, before))
+    return views
+
+
+def _rank_view(
+    group: int, rank: int, pod: Pod | None, report: RankReport | None, before: RankStatus | None
+) -> RankView:
+    figures = _figures(report) if report else before or RankStatus(id=rank)
+    place = {
+        "id": rank,
+        "group": group,
+        "pod": pod.meta.name if pod else "",
+        "node": pod.node if pod else "",
+        "state": _state(pod, report),
+    }
+    return RankView(figures.model_copy(update=place), report)
+
+
+def _state(pod: Pod | None, report: RankReport | None) -> str:
+    if pod is None:
+        return "pending"
+    if pod.ready:
+        return "ready"
+    if pod.running:
+        told = report.state if report else "starting"
+        # The kubelet has the last word on readiness.
+        return "loaded" if told == "ready" else told
+    ended = pod.phase == "Failed" or any(container.restarts for container in pod.containers)
+    return "failed" if ended else "pending"
+
+
+def _figures(report: RankReport) -> RankStatus:
+    return RankStatus(
+        id=report.rank,
+        bytes=report.bytes,
+        bytes_done=report.bytes_done,
+        seconds=round(report.seconds, 3),
+        bytes_per_second=float(round(report.bytes_per_second)),
+        device=report.device,
+        message=excerpt(report.message),
+    )
+
+
+def listed_ranks(ranks: list[RankView]) -> list[RankStatus]:
+    """The ranks for status; of more than fit, those that are not ready and then the slowest."""
+    statuses = [rank.status for rank in ranks]
+    if len(statuses) > MAX_RANKS:
+        statuses.sort(key=lambda rank: (rank.state == "ready", -rank.seconds))
+        statuses = statuses[:MAX_RANKS]
+    return sorted(statuses, key=lambda rank: (rank.group, rank.id))
+
+
+def load_status(
+    ranks: list[RankView], wanted: int, groups: list[GroupView], previous: LoadStatus | None
+) -> LoadStatus:
+    """How the load went, of ``wanted`` ranks.
+
+    Without any report the figures that status has are kept.
+    """
+    held = f"{sum(rank.holds_weights for rank in ranks)}/{wanted}"
+    reports = [rank.report for rank in ranks if rank.report]
+    done = [r for r in reports if r.state in HOLDING and r.seconds > 0]
+    if not done:
+        return (previous or LoadStatus()).model_copy(update={"ranks_loaded": held})
+    slowest = max(done, key=lambda report: report.seconds)
+    total = sum(r.bytes for r in done)
+    peak = sum(r.peak_memory_bytes for r in done)
+    rate = total / slowest.seconds
+    return LoadStatus(
+        ranks_loaded=held,
+        bytes=total,
+        max_seconds=round(slowest.seconds, 3),
+        p50_seconds=round(median(r.seconds for r in done), 3),
+        aggregate_bytes_per_second=float(round(rate)),
+        duration=f"{slowest.seconds:.1f}s",
+        throughput=f"{rate / GIGA:.2f}",
+        slowest_rank=f"{slowest.rank}@{slowest.pod}",
+        join_seconds=round(max((_join_seconds(group) for group in groups), default=0.0), 3),
+        memory_efficiency=round(total / peak, 3) if peak else 0.0,
+    )
+
+
+def _join_seconds(group: GroupView) -> float:
+    return (group.report.join_seconds or 0.0) if group.report else 0.0
+
+
+def group_statuses(
+    groups: Iterable[GroupView], previous: Iterable[GroupStatus]
+) -> list[GroupStatus]:
+    """Every group, the oldest revision's first; incarnations survive a report that is missing."""
+    known = {(g.index, g.revision): g.incarnation for g in previous}
+    found = [
+        GroupStatus(
+            index=group.index,
+            revision=group.revision,
+            incarnation=group.report.incarnation
+            if group.report
+            else known.get((group.index, group.revision), 0),
+            restarts=sum(c.restarts for pod in group.pods for c in pod.containers),
+            ready_ranks=group.ready_pods * group.ranks_per_pod,
+            ranks=group.ranks,
+        )
+        for group in groups
+    ]
+    found.sort(key=lambda group: (group.index, group.revision))
+    return found[:MAX_GROUPS]

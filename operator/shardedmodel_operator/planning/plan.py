@@ -1,0 +1,137 @@
+"""The planner: one pure function from a model and what is observed to what should be done.
+
+    spec ── request hash ──> pre-shard Job ── summary ──> layout ──┐
+      └────────────────────── worker template ─────────────────────┴─> revision
+    revision ──> groups ── all ready ──> Service
+
+Everything is named by its content, so that the same spec finds the same objects, an operator that
+is killed between any two calls goes on where it was, and a reverted spec goes back for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from shardedmodel_operator.api.resource import ShardedModel
+from shardedmodel_operator.api.spec import ShardedModelSpec
+from shardedmodel_operator.planning.events import transitions
+from shardedmodel_operator.planning.groups import (
+    surplus,
+    taken_names,
+    view_groups,
+    wanted,
+)
+from shardedmodel_operator.planning.job import shard_job
+from shardedmodel_operator.planning.observed import Job, Observed
+from shardedmodel_operator.planning.result import ObjectRef, Plan
+from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.planning.sharding import relayout, view_sharding
+from shardedmodel_operator.planning.status import (
+    PROGRESS_SECONDS,
+    Situation,
+    invalid_status,
+    situation,
+    status_of,
+)
+
+
+def plan(model: ShardedModel, observed: Observed, settings: PlanSettings, now: datetime) -> Plan:
+    """Decide what to do for ``model``, given what is observed at ``now``.
+
+    Args:
+        model: the resource, parsed.
+        observed: its objects, with the reports of ``report_targets`` where they could be pulled.
+        settings: what the operator was told about its surroundings.
+        now: the present time, aware, in UTC.
+
+    Returns:
+        The plan; applied, and observed again, it leads to a plan with nothing to do.
+    """
+    if model.deleting:
+        return Plan(status=model.status)
+    if model.spec is None:
+        groups = view_groups(model, None, None, observed, settings)
+        status = invalid_status(model, groups, now)
+        return Plan(status=status, events=transitions(model.status, status))
+    return _plan_valid(model, model.spec, observed, settings, now)
+
+
+def _plan_valid(
+    model: ShardedModel,
+    spec: ShardedModelSpec,
+    observed: Observed,
+    settings: PlanSettings,
+    now: datetime,
+) -> Plan:
+    sharding = view_sharding(model, spec, observed, settings, now)
+    groups = view_groups(model, spec, sharding.layout, observed, settings)
+    seen = situation(model, spec, sharding, groups, settings, now)
+    due = None if spec.suspend else relayout(sharding, seen.fault, settings)
+    attempt = sharding.next_attempt
+    if attempt is None and due is not None and now >= due:
+        attempt = (sharding.job.attempt if sharding.job else 0) + 1
+    manifests = []
+    if attempt is not None:
+        manifests.append(shard_job(model, spec, sharding.request, attempt, settings))
+    if sharding.layout is not None:
+        manifests += wanted(model, spec, sharding.layout, groups, observed, settings)
+    apply, held_back = _split(manifests, taken_names(model, observed))
+    status = status_of(seen, now)
+    return Plan(
+        status=status,
+        apply=tuple(apply),
+        delete=(
+            *surplus(model, spec, groups, observed),
+            *(_job_ref(model, job) for job in sharding.outdated),
+        ),
+        events=transitions(model.status, status),
+        requeue_after=settings.poll_seconds if held_back else _requeue(seen, due, settings, now),
+    )
+
+
+def _split(
+    manifests: Iterable[dict[str, Any]], taken: set[tuple[str, str]]
+) -> tuple[list[dict[str, Any]], bool]:
+    """Hold back what would collide with objects that are still on their way out."""
+    manifests = list(manifests)
+    free = [m for m in manifests if (m["kind"], m["metadata"]["name"]) not in taken]
+    return free, len(free) < len(manifests)
+
+
+def _job_ref(model: ShardedModel, job: Job) -> ObjectRef:
+    return ObjectRef("batch/v1", "Job", model.namespace, job.meta.name, job.meta.uid)
+
+
+def _requeue(
+    seen: Situation, due: datetime | None, settings: PlanSettings, now: datetime
+) -> float | None:
+    """When to look again though nothing happens: to pull reports, or because time is due."""
+    waits = []
+    deadlines = (seen.sharding.retry_at, due)
+    waits += [max(0.0, (at - now).total_seconds()) for at in deadlines if at and at > now]
+    if _moving(seen):
+        waits.append(settings.poll_seconds)
+    elif any(rank.status.state == "ready" and not rank.status.seconds for rank in seen.ranks):
+        # Ready, but nobody has told how it loaded yet.
+        waits.append(PROGRESS_SECONDS)
+    elif _pods_awaited(seen):
+        waits.append(settings.missing_pods_seconds)
+    return min(waits, default=None)
+
+
+def _moving(seen: Situation) -> bool:
+    """Whether some report changes without an event: a Job runs, or ranks that run are not ready."""
+    sharding = seen.sharding
+    if sharding.job is not None and not sharding.job.finished and sharding.running:
+        return True
+    return any(pod.running and not pod.ready for group in seen.groups.focus for pod in group.pods)
+
+
+def _pods_awaited(seen: Situation) -> bool:
+    """Whether an object has no pods yet, which nothing but time will tell to be wrong."""
+    job = seen.sharding.job
+    if job is not None and not job.finished and not seen.sharding.running:
+        return True
+    return any(g.set.replicas > 0 and not g.pods for g in seen.groups.focus)

@@ -1,0 +1,261 @@
+"""The pre-shard Job of a request: which attempt stands, what it made, when the next is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from shardedmodel_operator.api.resource import ShardedModel, spec_request_hash
+from shardedmodel_operator.api.spec import ShardedModelSpec
+from shardedmodel_operator.api.status import ShardingStatus
+from shardedmodel_operator.planning.failures import Fault, pod_fault
+from shardedmodel_operator.planning.group import Layout
+from shardedmodel_operator.planning.job import template_hash
+from shardedmodel_operator.planning.observed import Job, Observed, Pod
+from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_runtime.errors import excerpt
+from shardedmodel_runtime.report import ShardProgress, ShardSummary
+
+MAX_DOUBLINGS = 16
+"""Exponent of the back-off is bounded, so that a year of attempts does not overflow a float."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardingView:
+    """Where pre-sharding stands for the request of the present spec."""
+
+    request: str
+    status: ShardingStatus
+    layout: Layout | None = None
+    job: Job | None = None
+    """The latest attempt."""
+    running: bool = False
+    """Whether its container runs."""
+    fault: Fault | None = None
+    """Of the latest attempt, or of the one before while the latest runs."""
+    retry_at: datetime | None = None
+    """When the next attempt is due; None when none is."""
+    next_attempt: int | None = None
+    """Attempt to create now."""
+    outdated: tuple[Job, ...] = ()
+    """Jobs to delete."""
+
+
+def view_sharding(
+    model: ShardedModel,
+    spec: ShardedModelSpec,
+    observed: Observed,
+    settings: PlanSettings,
+    now: datetime,
+) -> ShardingView:
+    """Find out where pre-sharding stands.
+
+    What a finished Job made is in its pod's termination message. When that pod is gone, status
+    remembers it; when status is lost as well, a new attempt finds the layout in seconds.
+    """
+    request = spec_request_hash(spec)
+    own = [j for j in observed.jobs if j.meta.owner_uid == model.uid and not j.meta.deleting]
+    jobs = sorted((j for j in own if j.request == request), key=lambda job: job.attempt)
+    kept = _kept(jobs)
+    view = _view(model, spec, observed, request, jobs, settings, now)
+    return replace(view, outdated=tuple(job for job in own if job not in kept))
+
+
+def _kept(jobs: list[Job]) -> list[Job]:
+    """The latest Job, and the last that ended while the latest runs: its log is still wanted."""
+    ended = [job for job in jobs[:-1] if job.finished]
+    return jobs[-1:] + ([] if jobs and jobs[-1].finished else ended[-1:])
+
+
+def _view(
+    model: ShardedModel,
+    spec: ShardedModelSpec,
+    observed: Observed,
+    request: str,
+    jobs: list[Job],
+    settings: PlanSettings,
+    now: datetime,
+) -> ShardingView:
+    job = jobs[-1] if jobs else None
+    status = _status_now(observed, job, _cached(model, request))
+    base = ShardingView(request, status, _layout(spec, status), job)
+    if job is None:
+        idle = base.layout is not None or spec.suspend
+        return base if idle else replace(base, next_attempt=1)
+    if base.layout is not None and (job.succeeded or _summary(observed, job)):
+        return base
+    due = None
+    if job.finished:
+        # Failed, or ended well without telling what it made.
+        base = replace(base, running=True, fault=job_fault(observed, job))
+        due = (job.finished_at or now) + backoff(job.attempt, settings)
+    else:
+        pods = observed.pods_of(job.meta)
+        begun = any(pod.running or pod.ended for pod in pods)
+        fault = _running_fault(observed, jobs, pods, settings, now)
+        base = replace(base, running=begun, fault=fault)
+    if spec.suspend:
+        return base
+    # A Job that runs may end well; one that cannot start, or failed, gives way to a mended spec.
+    mended = job.template != template_hash(spec, settings) and (job.finished or not base.running)
+    if mended or (due is not None and now >= due):
+        return replace(base, next_attempt=job.attempt + 1)
+    return replace(base, retry_at=due)
+
+
+def _status_now(observed: Observed, job: Job | None, cached: ShardingStatus) -> ShardingStatus:
+    """What status says of sharding: the Job's summary, else its progress, else what it said.
+
+    The summary counts as soon as the pod has left it, a second before the Job is marked complete.
+    """
+    if job is None:
+        return cached
+    summary = _summary(observed, job)
+    if summary is not None:
+        return _status_of(summary, cached.request_hash, job.attempt)
+    status = cached.model_copy(update={"attempt": job.attempt})
+    if job.finished:
+        return status
+    return _with_progress(status, observed.shard_progress.get(job.meta.name))
+
+
+def backoff(attempt: int, settings: PlanSettings) -> timedelta:
+    """Wait after attempt number ``attempt``: 10 s, doubling, at most 300 s by default."""
+    doubled = settings.backoff_seconds * 2 ** min(attempt - 1, MAX_DOUBLINGS)
+    return timedelta(seconds=min(doubled, settings.backoff_max_seconds))
+
+
+def relayout(view: ShardingView, fault: Fault | None, settings: PlanSettings) -> datetime | None:
+    """When to shard again because ranks find no layout where there was one; None: not needed.
+
+    Only a rank that looked after the last attempt ended proves that the layout is gone.
+    """
+    if fault is None or fault.reason != "LayoutNotFound" or fault.at is None:
+        return None
+    if view.job is None:
+        return fault.at
+    ended = view.job.finished_at
+    if ended is None or fault.at <= ended:
+        return None
+    return ended + backoff(view.job.attempt, settings)
+
+
+def job_fault(observed: Observed, job: Job) -> Fault | None:
+    """Why a Job failed: what its pod says, or what is left to say without it."""
+    who = f"pre-shard attempt {job.attempt}"
+    for pod in observed.pods_of(job.meta):
+        fault = pod_fault(pod, who)
+        if fault is not None:
+            return fault
+    if not job.failed:
+        return _mute(observed, job, who)
+    text = excerpt(job.message) or "its pod is gone"
+    return Fault("JobFailed", f"{who} (Job {job.meta.name}) failed: {text}", stalled=False)
+
+
+def _mute(observed: Observed, job: Job, who: str) -> Fault | None:
+    """A Job that ended well without a summary; while its pod's end is not yet seen, nothing."""
+    if not any(pod.ended for pod in observed.pods_of(job.meta)):
+        return None
+    return Fault(
+        "JobFailed",
+        f"{who} (Job {job.meta.name}) ended without the summary that the runtime writes; check "
+        "that spec.workers.image is a runtime image of this release",
+        stalled=False,
+    )
+
+
+def _running_fault(
+    observed: Observed, jobs: list[Job], pods: list[Pod], settings: PlanSettings, now: datetime
+) -> Fault | None:
+    """What keeps the latest attempt from running, or else what the one before failed of."""
+    job = jobs[-1]
+    for pod in pods:
+        fault = pod_fault(pod, f"pre-shard attempt {job.attempt}")
+        if fault is not None:
+            return fault
+    if not pods and missing_since(job.meta.created_at, settings, now):
+        return no_pods("Job", job.meta.name)
+    before = [j for j in jobs[:-1] if j.failed]
+    return job_fault(observed, before[-1]) if before else None
+
+
+def missing_since(created: datetime | None, settings: PlanSettings, now: datetime) -> bool:
+    """Whether an object is old enough that its pods should exist."""
+    return created is not None and now - created >= timedelta(seconds=settings.missing_pods_seconds)
+
+
+def no_pods(kind: str, name: str) -> Fault:
+    """The fault of a controller that creates no pods; the API tells why in Events alone."""
+    return Fault(
+        "PodsNotCreated",
+        f"{kind} {name} has no pods: a quota or an admission controller may refuse them; "
+        f"kubectl describe {kind.lower()} {name} says which",
+        stalled=False,
+    )
+
+
+def _summary(observed: Observed, job: Job) -> ShardSummary | None:
+    for pod in observed.pods_of(job.meta):
+        for container in pod.containers:
+            if container.terminated is not None:
+                try:
+                    return ShardSummary.model_validate_json(container.terminated.message)
+                except ValidationError:
+                    continue
+    return None
+
+
+def _cached(model: ShardedModel, request: str) -> ShardingStatus:
+    status = model.status.sharding
+    return (
+        status
+        if status and status.request_hash == request
+        else ShardingStatus(request_hash=request)
+    )
+
+
+def _layout(spec: ShardedModelSpec, status: ShardingStatus) -> Layout | None:
+    if not status.layout_hash:
+        return None
+    uri = f"{spec.storage.uri.rstrip('/')}/{status.layout_hash}"
+    return Layout(status.layout_hash, uri, status.max_rank_bytes)
+
+
+def _status_of(summary: ShardSummary, request: str, attempt: int) -> ShardingStatus:
+    rate = summary.bytes / summary.seconds if summary.seconds and not summary.reused else 0
+    return ShardingStatus(
+        request_hash=request,
+        attempt=attempt,
+        layout_hash=summary.layout_hash,
+        manifest_uri=summary.manifest_uri,
+        objects=summary.objects,
+        bytes=summary.bytes,
+        bytes_done=summary.bytes,
+        bytes_per_second=float(round(rate)),
+        seconds=round(summary.seconds, 3),
+        source_bytes_read=summary.source_bytes_read,
+        max_rank_bytes=summary.max_rank_bytes,
+        peak_memory_bytes=summary.peak_memory_bytes,
+        reused=summary.reused,
+        unmatched_tensors=summary.unmatched.tensors,
+        unmatched_bytes=summary.unmatched.bytes,
+    )
+
+
+def _with_progress(status: ShardingStatus, progress: ShardProgress | None) -> ShardingStatus:
+    if status.layout_hash or progress is None:
+        return status
+    left = progress.remaining_seconds
+    return ShardingStatus(
+        request_hash=status.request_hash,
+        attempt=status.attempt,
+        objects=progress.objects,
+        bytes=progress.bytes,
+        bytes_done=progress.bytes_done,
+        bytes_per_second=float(round(progress.bytes_per_second)),
+        remaining_seconds=None if left is None else round(left, 1),
+        seconds=round(progress.seconds, 1),
+    )

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shardedmodel_operator.api.resource import ShardedModel, read_status
+from shardedmodel_operator.api.status import ShardedModelStatus
+from shardedmodel_operator.api.validation import MAX_SHOWN, Problem, describe
+from tests.builders_operator import ModelBuilder
+
+
+def problems(builder: ModelBuilder) -> list[str]:
+    model = builder.build()
+    assert (model.spec is None) == bool(model.problems)
+    return [str(problem) for problem in model.problems]
+
+
+def with_source(**fields: Any) -> ModelBuilder:
+    builder = ModelBuilder()
+    builder.body["spec"]["source"] |= fields
+    return builder
+
+
+def with_template(template: dict[str, Any]) -> ModelBuilder:
+    return ModelBuilder().with_workers(template=template)
+
+
+CASES: list[tuple[str, ModelBuilder, str]] = [
+    (
+        "no ranks",
+        ModelBuilder().with_parallelism(tensor=0),
+        "spec.parallelism.tensor: '0' should be greater than or equal to 1",
+    ),
+    (
+        "unknown scheme",
+        with_source(uri="ftp://x/y"),
+        "spec.source.uri: 'ftp://x/y' is not an address that can be opened; use "
+        "s3://bucket/prefix or file:///absolute/path",
+    ),
+    ("no bucket", with_source(uri="s3://"), "spec.source.uri: 's3://' is not an address"),
+    ("relative file", with_source(uri="file://x"), "spec.source.uri: 'file://x' is not"),
+    ("empty address", with_source(uri=""), "spec.source.uri: '' String should have at least 1"),
+    (
+        "no scheme of an endpoint",
+        with_source(endpointUrl="minio:9000"),
+        "spec.source.endpointUrl: 'minio:9000' is not a URL without credentials",
+    ),
+    (
+        "storage without bucket",
+        ModelBuilder().with_spec(storage={"uri": "gs://x"}),
+        "spec.storage.uri: 'gs://x'",
+    ),
+    (
+        "pipeline",
+        ModelBuilder().with_parallelism(pipeline=2),
+        "spec.parallelism.pipeline: 2 is not supported in this release; leave it out or set it "
+        "to 1",
+    ),
+    (
+        "expert",
+        ModelBuilder().with_parallelism(expert=4),
+        "spec.parallelism.expert: 4 is not supported in this release",
+    ),
+    (
+        "indivisible",
+        ModelBuilder().with_parallelism(tensor=6).with_workers(gpusPerPod=4),
+        "spec.workers.gpusPerPod: 4 does not divide the 6 ranks of spec.parallelism; use one of "
+        "1, 2, 3, 6",
+    ),
+    ("missing storage", ModelBuilder().without("storage"), "spec.storage: is required"),
+    (
+        "typing error",
+        ModelBuilder().with_workers(gpuPerPod=2),
+        "spec.workers.gpuPerPod: is not a field of this release; remove it",
+    ),
+    (
+        "unknown strategy",
+        ModelBuilder().with_spec(sharding={"rules": [{"match": "*", "strategy": "diagonal"}]}),
+        "spec.sharding.rules[0].strategy: 'diagonal' should be 'column'",
+    ),
+    (
+        "quantity",
+        ModelBuilder().with_workers(resources={"limits": {"memory": "lots"}}),
+        "spec.workers.resources.limits.memory",
+    ),
+    ("upper case name", ModelBuilder("Tiny"), "metadata.name: 'Tiny' cannot name a Service"),
+    ("long name", ModelBuilder("m" * 64), "metadata.name"),
+    (
+        "pod fields at the wrong level",
+        with_template({"containers": []}),
+        "spec.workers.template.containers: is not part of a pod template; use metadata or spec",
+    ),
+    (
+        "section of a wrong type",
+        with_template({"spec": []}),
+        "spec.workers.template.spec: is not an object",
+    ),
+    (
+        "reserved label",
+        with_template({"metadata": {"labels": {"shardedmodel.dev/model": "x"}}}),
+        "spec.workers.template.metadata.labels[shardedmodel.dev/model]",
+    ),
+    (
+        "name of the pod",
+        with_template({"metadata": {"name": "x"}}),
+        "spec.workers.template.metadata.name: cannot be overridden",
+    ),
+    (
+        "labels of a wrong type",
+        with_template({"metadata": {"labels": "x"}}),
+        "spec.workers.template.metadata.labels: is not an object",
+    ),
+    (
+        "container without a name",
+        with_template({"spec": {"containers": [{"image": "x"}]}}),
+        "spec.workers.template.spec.containers[0].name: is required",
+    ),
+    (
+        "containers of a wrong type",
+        with_template({"spec": {"containers": {"name": "rank"}}}),
+        "spec.workers.template.spec.containers: is not a list",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("builder", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_a_bad_spec_is_told_with_field_value_and_what_to_do(
+    builder: ModelBuilder, words: str
+) -> None:
+    assert any(problem.startswith(words) for problem in problems(builder)), problems(builder)
+
+
+def test_a_good_spec_has_no_problems() -> None:
+    assert problems(ModelBuilder()) == []
+
+
+@pytest.mark.parametrize("url", ["http://s3.storage:8333", "https://s3.example/base", ""])
+def test_endpoints_of_s3_servers_are_accepted(url: str) -> None:
+    assert problems(with_source(endpointUrl=url)) == []
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://b-1/deep/prefix/", "file:///mnt/models"])
+def test_addresses_that_can_be_opened_are_accepted(uri: str) -> None:
+    assert problems(with_source(uri=uri)) == []
+
+
+def test_all_problems_are_told_at_once() -> None:
+    builder = with_source(uri="ftp://x").with_parallelism(pipeline=2, expert=2)
+    assert len(problems(builder)) == 3
+
+
+def test_a_long_list_of_problems_is_cut_and_counted() -> None:
+    many = tuple(Problem(f"f{n}", "is wrong") for n in range(MAX_SHOWN + 3))
+    assert describe(many).endswith("f9: is wrong; and 3 more")
+
+
+@pytest.mark.parametrize("field", ["uri", "endpointUrl"])
+def test_a_password_in_an_address_is_not_repeated(field: str) -> None:
+    (problem,) = problems(with_source(**{field: "http+x://me:hunter2@host/y"}))
+    assert "hunter2" not in problem
+
+
+def test_a_status_of_another_release_counts_as_lost() -> None:
+    assert read_status({"phase": "Flying"}) == ShardedModelStatus()
+
+
+def test_a_resource_without_a_status_begins_at_minus_one() -> None:
+    assert ModelBuilder().build().status.observed_generation == -1
+
+
+def test_a_resource_without_a_spec_is_told_what_it_lacks() -> None:
+    builder = ModelBuilder()
+    del builder.body["spec"]
+    assert "spec.source: is required" in [str(p) for p in builder.build().problems]
+
+
+def test_credentials_are_no_part_of_the_request() -> None:
+    other = with_source(credentialsSecretRef={"name": "other"})
+    assert other.request == ModelBuilder().request
+
+
+@pytest.mark.parametrize("changed", [with_source(revision="2"), with_source(uri="s3://other")])
+def test_what_is_read_makes_another_request(changed: ModelBuilder) -> None:
+    assert changed.request != ModelBuilder().request
+
+
+def test_deletion_is_seen() -> None:
+    model: ShardedModel = ModelBuilder().deleting().build()
+    assert model.deleting
