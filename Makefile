@@ -60,12 +60,14 @@ lint: setup ## ruff, mypy, import-linter, generated files, chart
 generate: setup ## Write the generated files anew: CRD, its reference, the chart's copy
 	@$(BIN)/python -m shardedmodel_operator.api.crd
 	@$(BIN)/python -m shardedmodel_operator.api.reference
+	@$(BIN)/python -m shardedmodel_operator.chart
 
 .PHONY: verify
 verify: setup ## Fail when a generated file is stale or the chart does not lint
 	@$(BIN)/python -m shardedmodel_operator.api.crd --check
 	@$(BIN)/python -m shardedmodel_operator.api.reference --check
-	@$(BIN)/python -m tests.devcluster helm lint --quiet charts/shardedmodel-operator
+	@$(BIN)/python -m shardedmodel_operator.chart --check
+	@$$($(BIN)/python -c 'from tests.devcluster import tools; print(tools.helm())') lint --quiet charts/shardedmodel-operator
 
 .PHONY: bench
 bench: setup ## Measure the pre-shard Job's memory and bytes; writes benchmarks/

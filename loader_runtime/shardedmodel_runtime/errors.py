@@ -16,7 +16,7 @@
     ├── LayoutError                   the layout is not what its manifest says         exit 6
     │   ├── LayoutNotFound            no manifest: the layout does not exist
     │   └── ChecksumMismatch          bytes differ, also after they were read again
-    └── GroupError                    the ranks could not form or keep their group     exit 7, retryable
+    └── GroupError                    the ranks could not keep their group  retryable  exit 7
 
 Every error carries a stable CamelCase ``reason`` (the class's name unless it says otherwise),
 which ends as the reason of a condition in the resource's status.

@@ -21,7 +21,7 @@ MASTER_PORT = 29500
 """Port of the group's TCPStore on rank 0: torch's own default."""
 
 TERMINATION_MESSAGE_LIMIT = 4096
-"""Bytes that the kubelet keeps of ``/dev/termination-log`` (Kubernetes API, terminationMessagePath)."""
+"""Bytes that the kubelet keeps of a termination message (Kubernetes API, Container)."""
 MESSAGE_LIMIT = 1024
 """Characters of one human-readable message: four of them still fit a termination message."""
 REPORT_BYTES_LIMIT = 4 * 1024 * 1024

@@ -36,7 +36,8 @@ MIN_PART_BYTES = 5 * 1024 * 1024
 MAX_PART_BYTES = 16 * 1024 * 1024
 """Beyond it parts no longer save requests worth their memory; equals the checksums' block."""
 PARTS_IN_FLIGHT = 4
-"""Uploads at a time: on a loopback store more did not help; on S3 one takes some 90 MB/s."""
+"""Uploads at a time. 2, 4 and 8 measured alike where server and client share two cores; on S3
+one connection takes some 90 MB/s, so four keep up with what one core can digest and sign."""
 
 
 class ObjectSink:

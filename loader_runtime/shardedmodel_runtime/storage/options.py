@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import urlsplit
 
 from shardedmodel_runtime.errors import AccessDenied, ConfigurationError, excerpt
 
@@ -14,6 +14,9 @@ KEY_VARIABLE = "AWS_ACCESS_KEY_ID"
 SECRET_VARIABLE = "AWS_SECRET_ACCESS_KEY"
 TOKEN_VARIABLE = "AWS_SESSION_TOKEN"
 """The standard names, which are also the keys of the user's Secret."""
+
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?")
+"""A server by name or address, perhaps behind a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,9 @@ class StoreOptions:
     credentials: Credentials | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.endpoint_url)
-        if "@" in parts.netloc:  # never repeated: what stands before it is likely a key
+        if "@" in self.endpoint_url:  # never repeated: what stands before it is likely a key
             raise ConfigurationError("endpointUrl: holds credentials; put them in a Secret")
-        if self.endpoint_url and (parts.scheme not in ("http", "https") or not parts.netloc):
+        if self.endpoint_url and not _ENDPOINT.fullmatch(self.endpoint_url):
             raise ConfigurationError(
                 f"endpointUrl: {excerpt(self.endpoint_url)!r} is no server's address; "
                 "use https://host[:port]"

@@ -34,6 +34,7 @@ from shardedmodel_runtime.storage.base import (
 from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3_errors import error_code, http_status, translate
+from shardedmodel_runtime.storage.s3_writer import S3Writer
 from shardedmodel_runtime.storage.uri import StoreUri
 
 logger = logging.getLogger(__name__)
@@ -241,66 +242,6 @@ class S3Store(CountingStore):
         except (BotoCoreError, OSError) as error:
             body.close()
             raise Unavailable(f"{self._where(key)}: the answer broke off: {error}") from error
-
-
-class S3Writer:
-    """One object on its way: a single PUT, or a multipart upload where it has several parts."""
-
-    def __init__(
-        self,
-        call: Callable[..., dict[str, Any]],
-        key: str,
-        size: int,
-        part_bytes: int,
-        describe: Callable[[str], ObjectInfo],
-    ) -> None:
-        self.part_bytes = part_bytes
-        self._call = call
-        self._key = key
-        self._size = size
-        self._describe = describe
-        self._tags: dict[int, str] = {}
-        self._upload = ""
-        if size > part_bytes:
-            self._upload = str(call("create_multipart_upload", key)["UploadId"])
-
-    def write_part(self, index: int, data: bytes | bytearray) -> None:
-        """Upload one part."""
-        if not self._upload:
-            self._call("put_object", self._key, Body=data)
-            return
-        answer = self._call(
-            "upload_part", self._key, UploadId=self._upload, PartNumber=index + 1, Body=data
-        )
-        self._tags[index] = answer["ETag"]
-
-    def commit(self) -> None:
-        """Put the parts together."""
-        if not self._upload:
-            return
-        parts = [{"PartNumber": i + 1, "ETag": tag} for i, tag in sorted(self._tags.items())]
-        try:
-            self._call(
-                "complete_multipart_upload",
-                self._key,
-                UploadId=self._upload,
-                MultipartUpload={"Parts": parts},
-            )
-        except NotFound:
-            # The answer to an earlier attempt was lost after the server had done it.
-            if self._describe(self._key).size != self._size:
-                raise
-        self._upload = ""
-
-    def abort(self) -> None:
-        """Drop the uploaded parts, which would be kept and charged for otherwise."""
-        upload, self._upload = self._upload, ""
-        if not upload:
-            return
-        try:
-            self._call("abort_multipart_upload", self._key, UploadId=upload)
-        except StorageError as error:
-            logger.warning("multipart upload of %s is left behind: %s", self._key, error)
 
 
 def _make_client(options: StoreOptions) -> Any:

@@ -29,7 +29,6 @@ from shardedmodel_operator.planning.result import ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.sharding import relayout, view_sharding
 from shardedmodel_operator.planning.status import (
-    PROGRESS_SECONDS,
     Situation,
     invalid_status,
     situation,
@@ -115,7 +114,7 @@ def _requeue(
         waits.append(settings.poll_seconds)
     elif any(rank.status.state == "ready" and not rank.status.seconds for rank in seen.ranks):
         # Ready, but nobody has told how it loaded yet.
-        waits.append(PROGRESS_SECONDS)
+        waits.append(settings.poll_seconds)
     elif _pods_awaited(seen):
         waits.append(settings.missing_pods_seconds)
     return min(waits, default=None)

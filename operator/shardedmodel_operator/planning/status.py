@@ -321,4 +321,5 @@ def _state(status: ShardedModelStatus) -> tuple[object, ...]:
         (sharding.request_hash, sharding.attempt, sharding.layout_hash) if sharding else None,
         [(g.index, g.revision, g.incarnation, g.restarts) for g in status.groups],
         [(c.type, c.status, c.reason) for c in status.conditions],
+        all(rank.seconds for rank in status.ranks),
     )

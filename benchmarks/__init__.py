@@ -1,0 +1,1 @@
+"""Dated measurements, each with machine, date and what was run."""

@@ -1,0 +1,87 @@
+"""The command ``shardedmodel``: cut, inspect, verify and undo layouts, and run ranks.
+
+Each subcommand is the module of its name, with ``add_arguments(parser)`` and ``run(arguments)``,
+which gives the exit code. Only the chosen one is imported: cutting a model never loads torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import shardedmodel_runtime
+from shardedmodel_runtime.errors import ShardedModelError
+
+COMMANDS = {
+    "plan": "show how a checkpoint would be cut, from its headers alone",
+    "shard": "cut a checkpoint into one set of objects per rank",
+    "verify": "read every byte of a layout and hold it against its manifest",
+    "unshard": "put a layout's tensors together again as a plain checkpoint",
+    "rank": "run the ranks of one pod (what rank containers run)",
+}
+"""Subcommands and what they do."""
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    unexpected error, with a traceback
+  2    the arguments, rules or parallelism cannot be meant
+  3    the source is not a usable checkpoint
+  4    the store refused: missing, no access, changed meanwhile
+  5    the store is unavailable; trying again may help
+  6    the layout is missing or broken
+  7    the group of ranks could not form
+  130  interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments without the program's name; the process's own where None.
+
+    Returns:
+        The exit code; errors of ours are one line on stderr.
+    """
+    arguments = _parse(sys.argv[1:] if argv is None else list(argv))
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    try:
+        return int(arguments.run(arguments))
+    except ShardedModelError as error:
+        print(f"error: {error.reason}: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="shardedmodel",
+        description="Cut a checkpoint once, load it in parallel, exact to the bit.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=shardedmodel_runtime.__version__)
+    chosen = next((argument for argument in argv if argument in COMMANDS), None)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name == chosen:
+            command = import_module(f"{__name__}.{name}")
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
+    return parser.parse_args(argv)

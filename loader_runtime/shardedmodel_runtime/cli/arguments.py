@@ -1,0 +1,118 @@
+"""Arguments that several subcommands share, and what they are turned into."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
+from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.sharding.families import Rule
+from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.opening import open_store
+from shardedmodel_runtime.storage.options import StoreOptions
+
+SOURCE_PREFIX = "SOURCE_"
+STORAGE_PREFIX = "STORAGE_"
+"""Of the credentials' variables: a Job reads one store and writes another. Where a prefixed
+variable is not set, the plain one counts."""
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the checkpoint's address."""
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint: s3://… or file:///…")
+    _add_store(parser, "source", SOURCE_PREFIX)
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """Add the address under which layouts lie."""
+    parser.add_argument("storage", metavar="STORAGE", help="where layouts go: s3://… or file:///…")
+    _add_store(parser, "storage", STORAGE_PREFIX)
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """Add a layout's own address."""
+    parser.add_argument("layout", metavar="LAYOUT", help="layout: s3://…/HASH or file:///…/HASH")
+    _add_store(parser, "storage", STORAGE_PREFIX)
+
+
+def _add_store(parser: argparse.ArgumentParser, name: str, prefix: str) -> None:
+    parser.add_argument(
+        f"--{name}-endpoint-url",
+        default="",
+        metavar="URL",
+        help=f"S3-compatible server of the {name}; credentials: {prefix}AWS_ACCESS_KEY_ID and "
+        f"{prefix}AWS_SECRET_ACCESS_KEY, else the usual AWS variables and files",
+    )
+    parser.add_argument(f"--{name}-region", default="", metavar="R", help=f"region of the {name}")
+
+
+def add_sharding(parser: argparse.ArgumentParser) -> None:
+    """Add degrees and rules."""
+    parser.add_argument("--tensor", type=int, required=True, metavar="N", help="tensor parallelism")
+    parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="only 1 for now")
+    parser.add_argument("--expert", type=int, default=1, metavar="N", help="only 1 for now")
+    parser.add_argument(
+        "--rules",
+        default="[]",
+        metavar="JSON",
+        help='rules before the built-in ones: [{"match": "*.q_proj.weight", "strategy": "column"}]',
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def parallelism_of(arguments: argparse.Namespace) -> Parallelism:
+    """Take the degrees from parsed arguments.
+
+    Raises:
+        ConfigurationError: a degree is out of range.
+    """
+    return Parallelism(arguments.tensor, arguments.pipeline, arguments.expert)
+
+
+def opener(arguments: argparse.Namespace, name: str) -> Callable[[str], ObjectStore]:
+    """Give what opens stores with the options of ``source`` or ``storage``.
+
+    Raises:
+        AccessDenied: one half of a key pair is set without the other.
+    """
+    options = StoreOptions.from_environment(
+        SOURCE_PREFIX if name == "source" else STORAGE_PREFIX,
+        endpoint_url=getattr(arguments, f"{name}_endpoint_url"),
+        region=getattr(arguments, f"{name}_region"),
+    )
+    return lambda uri: open_store(uri, options)
+
+
+def parse_rules(text: str) -> tuple[Rule, ...]:
+    """Read ``--rules``.
+
+    Raises:
+        ConfigurationError: not a JSON list of objects with exactly ``match`` and ``strategy``.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--rules: {excerpt(text)!r} is not JSON: {error}") from error
+    if not isinstance(value, list):
+        raise ConfigurationError("--rules: give a JSON list of objects")
+    return tuple(_rule(number, item) for number, item in enumerate(value))
+
+
+def _rule(number: int, item: Any) -> Rule:
+    if not (
+        isinstance(item, dict)
+        and item.keys() == {"match", "strategy"}
+        and all(isinstance(text, str) for text in item.values())
+    ):
+        raise ConfigurationError(
+            f"--rules: number {number} is {excerpt(json.dumps(item))}; "
+            "give exactly the strings match and strategy"
+        )
+    return Rule(item["match"], item["strategy"])

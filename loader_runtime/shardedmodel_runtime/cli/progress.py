@@ -1,0 +1,58 @@
+"""Progress on stderr: a line that rewrites itself on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+TERMINAL_SECONDS = 0.2
+"""Between updates that rewrite one line."""
+LOG_SECONDS = 5.0
+"""Between lines where each one stays, as in a pod's log."""
+
+
+class ProgressLine:
+    """Shows what ``describe`` says, until it is left.
+
+    Args:
+        describe: one line of text; called in a thread of its own.
+        stream: where to; stderr where None, so that stdout stays for results.
+    """
+
+    def __init__(self, describe: Callable[[], str], stream: TextIO | None = None) -> None:
+        self._describe = describe
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+        if self._terminal:
+            self._show(end="\n")
+
+    def _run(self) -> None:
+        while not self._stopped.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
+            self._show(end="" if self._terminal else "\n")
+
+    def _show(self, end: str) -> None:
+        start = "\r\x1b[K" if self._terminal else ""
+        print(f"{start}{self._describe()}", end=end, file=self._stream, flush=True)
+
+
+def megabytes(count: float) -> str:
+    """Give bytes in decimal megabytes, as storage is sold and rates are quoted."""
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,145 @@
+"""``shardedmodel shard``: make a layout, or find it made; also what the pre-shard Job runs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
+from shardedmodel_runtime.errors import ShardedModelError
+from shardedmodel_runtime.http import ReportServer
+from shardedmodel_runtime.layout.job import KEEP_DTYPE, ShardJob, ShardRequest
+from shardedmodel_runtime.naming import MANIFEST_KEY
+from shardedmodel_runtime.report import TERMINATION_MESSAGE_LIMIT, Failure, ShardSummary
+
+TERMINATED_EXIT_CODE = 128 + signal.SIGTERM
+"""What a shell reports of a process that SIGTERM ended."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    common.add_source(parser)
+    common.add_storage(parser)
+    common.add_sharding(parser)
+    parser.add_argument("--dtype", default=KEEP_DTYPE, help="only 'keep' for now")
+    parser.add_argument("--revision", default="", help="your name for this state of the source")
+    parser.add_argument(
+        "--port", type=int, metavar="P", help="serve /report, /metrics and probes here"
+    )
+    parser.add_argument(
+        "--termination-log", type=Path, metavar="FILE", help="write the summary or failure here"
+    )
+    common.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the Job; its summary or failure goes to the termination log as well.
+
+    Raises:
+        ShardedModelError: it failed; the termination log says so.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        summary = _shard(arguments)
+    except ShardedModelError as error:
+        _write_termination(arguments.termination_log, Failure.of(error).to_json())
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}; the container's log has the traceback"
+        failure = Failure(reason="InternalError", message=text)
+        _write_termination(arguments.termination_log, failure.to_json())
+        raise
+    _write_termination(arguments.termination_log, summary.to_json())
+    if arguments.json:
+        print(summary.to_json())
+    else:
+        print(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
+        print(_describe(summary), file=sys.stderr)
+    return 0
+
+
+def _shard(arguments: argparse.Namespace) -> ShardSummary:
+    request = ShardRequest(
+        source_uri=arguments.source,
+        storage_uri=arguments.storage,
+        parallelism=common.parallelism_of(arguments),
+        dtype=arguments.dtype,
+        revision=arguments.revision,
+        rules=common.parse_rules(arguments.rules),
+    )
+    job = ShardJob(request, common.opener(arguments, "source"), common.opener(arguments, "storage"))
+    with _serving(arguments.port, job), ProgressLine(lambda: _progress_line(job)):
+        return job.run()
+
+
+@contextmanager
+def _serving(port: int | None, job: ShardJob) -> Iterator[None]:
+    """Serve the Job's report while it runs, where a port is given."""
+    if port is None:
+        yield
+        return
+    server = ReportServer(
+        port,
+        report=lambda: job.progress().to_json(),
+        ready=lambda: True,
+        healthy=lambda: True,
+        metrics=lambda: _metrics(job),
+    )
+    with server:
+        yield
+
+
+def _metrics(job: ShardJob) -> str:
+    progress = job.progress()
+    return (
+        "# HELP shardedmodel_shard_bytes Bytes of the layout that is being made.\n"
+        "# TYPE shardedmodel_shard_bytes gauge\n"
+        f"shardedmodel_shard_bytes {progress.bytes}\n"
+        "# HELP shardedmodel_shard_written_bytes_total Bytes of it that the storage has taken.\n"
+        "# TYPE shardedmodel_shard_written_bytes_total counter\n"
+        f"shardedmodel_shard_written_bytes_total {progress.bytes_done}\n"
+    )
+
+
+def _progress_line(job: ShardJob) -> str:
+    progress = job.progress()
+    if not progress.bytes:
+        return "reading the checkpoint's headers"
+    left = (
+        "" if progress.remaining_seconds is None else f", {progress.remaining_seconds:.0f} s left"
+    )
+    return (
+        f"{megabytes(progress.bytes_done)} of {megabytes(progress.bytes)} written, "
+        f"{megabytes(progress.bytes_per_second)}/s{left}"
+    )
+
+
+def _describe(summary: ShardSummary) -> str:
+    verb = "found" if summary.reused else "made"
+    text = (
+        f"{verb} {summary.objects} objects, {megabytes(summary.bytes)}, in {summary.seconds:.1f} s"
+    )
+    if summary.unmatched.tensors:
+        examples = ", ".join(summary.unmatched.examples)
+        text += (
+            f"\nno rule matched {summary.unmatched.tensors} tensors of "
+            f"{megabytes(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
+        )
+    return text
+
+
+def _write_termination(path: Path | None, text: str) -> None:
+    """Leave a message for the kubelet, which keeps its first 4 KiB."""
+    if path is not None:
+        path.write_bytes(text.encode()[:TERMINATION_MESSAGE_LIMIT])
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End through the cleanups: uploads that are under way are dropped."""
+    sys.exit(TERMINATED_EXIT_CODE)

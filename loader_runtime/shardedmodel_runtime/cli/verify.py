@@ -1,0 +1,74 @@
+"""``shardedmodel verify``: read every byte of a layout and hold it against its manifest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+
+from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
+from shardedmodel_runtime.errors import LayoutError
+from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.verification import Verification, verify_layout
+from shardedmodel_runtime.storage.base import ObjectStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    common.add_layout(parser)
+    common.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify; 0 when every byte is as the manifest says.
+
+    Raises:
+        LayoutError: there is no manifest, or it cannot be used.
+        StorageError: the store cannot be read.
+    """
+    with common.opener(arguments, "storage")(arguments.layout) as store:
+        manifest = read_manifest(store)
+        result = verify_with_progress(store, manifest)
+    if arguments.json:
+        print(_to_json(store.uri, manifest, result))
+    else:
+        _print(result)
+    return LayoutError.exit_code if result.problems else 0
+
+
+def verify_with_progress(store: ObjectStore, manifest: Manifest) -> Verification:
+    """Verify a layout and show on stderr how far it is."""
+    lock, done = threading.Lock(), 0
+
+    def progressed(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+
+    def line() -> str:
+        return f"{megabytes(done)} of {megabytes(manifest.total_bytes)} verified"
+
+    with ProgressLine(line):
+        return verify_layout(store, manifest, progressed)
+
+
+def _print(result: Verification) -> None:
+    for problem in result.problems:
+        print(f"error: ChecksumMismatch: {problem.key}: {problem.message}", file=sys.stderr)
+    broken = len({problem.key for problem in result.problems})
+    verdict = f"{broken} broken" if broken else "all as the manifest says"
+    print(f"{result.objects} objects, {megabytes(result.bytes)}: {verdict}")
+
+
+def _to_json(uri: str, manifest: Manifest, result: Verification) -> str:
+    return json.dumps(
+        {
+            "layout": uri,
+            "layoutHash": manifest.layout_hash,
+            "objects": result.objects,
+            "bytes": result.bytes,
+            "problems": [{"key": p.key, "message": p.message} for p in result.problems],
+        }
+    )

@@ -1,0 +1,106 @@
+"""What one rank's load is told: one validated, immutable configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
+from shardedmodel_runtime.parallelism import MAX_DEGREE
+
+DEFAULT_CONCURRENCY = 16
+"""Ranged reads in flight: one S3 connection gives some 85 MB/s, so sixteen fill a 10 Gb/s link,
+and a node's eight ranks together one of 100 Gb/s."""
+MAX_CONCURRENCY = 256
+"""More threads than this only queue: 256 connections are beyond any link a rank has."""
+DEFAULT_RANGE_BYTES = 16 * 1024 * 1024
+"""One ranged read: a block of the layout, and a part of the multipart upload that wrote it."""
+MAX_WORLD_SIZE = MAX_DEGREE
+"""Ranks of one group: what a report holds, and what one store serves."""
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Options(BaseModel):
+    """Base of configurations: immutable, and what is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values``.
+
+        Raises:
+            ConfigurationError: names the first field that is wrong, its value, and how.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigurationError(_first_problem(error)) from error
+
+
+class ModelLoadConfig(Options):
+    """One rank's load of one layout.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown or out of its range; ``parse`` raises
+            ``ConfigurationError`` instead.
+    """
+
+    layout: str = Field(min_length=1, max_length=1024)
+    """URI of the layout, ``<storage uri>/<layout hash>``: ``s3://…`` or ``file:///…``."""
+
+    endpoint_url: str = ""
+    """An S3-compatible server; empty: AWS."""
+
+    region: str = ""
+    """S3 region; empty: what boto3's own chain finds."""
+
+    world_size: int = Field(default=1, ge=1, le=MAX_WORLD_SIZE)
+    """Ranks of the group; must be what the layout was cut for."""
+
+    rank: int = Field(default=0, ge=0)
+    """Which of them this process is, from 0."""
+
+    local_rank: int = Field(default=0, ge=0)
+    """Its index among the node's ranks: the CUDA device that it uses."""
+
+    device: Device = "auto"
+    """Where the tensors end up; ``auto``: CUDA where torch finds a device, else the CPU."""
+
+    concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
+    """Ranged reads in flight."""
+
+    range_bytes: int = Field(default=DEFAULT_RANGE_BYTES, ge=1)
+    """Bytes of one ranged read, rounded down to whole blocks of the layout, at least one."""
+
+    verify: bool = True
+    """Check every block where it landed; False trusts store and network."""
+
+    deadline_seconds: float | None = Field(default=None, gt=0)
+    """Longest time that the load may take; None: no limit beyond the store's own retries."""
+
+    @property
+    def layout_hash(self) -> str:
+        """The layout's name; see ``layout_hash_of``."""
+        return layout_hash_of(self.layout)
+
+    @model_validator(mode="after")
+    def _rank_is_in_the_group(self) -> Self:
+        if self.rank >= self.world_size:
+            raise ValueError(f"rank {self.rank} is not in [0, {self.world_size}), the world_size")
+        return self
+
+
+def layout_hash_of(uri: str) -> str:
+    """Give a layout's name: the last part of its address, as far as a report takes it."""
+    return uri.rstrip("/").rpartition("/")[2][:64]
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = excerpt(first["msg"].removeprefix("Value error, "))
+    return f"{excerpt(field)}: {excerpt(repr(first['input']), 80)}: {message}" if field else message

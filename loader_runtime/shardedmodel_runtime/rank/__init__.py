@@ -1,0 +1,1 @@
+"""A rank pod: its supervisor, its rank processes, and the group that they form."""

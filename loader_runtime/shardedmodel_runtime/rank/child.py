@@ -1,0 +1,144 @@
+"""One rank process as its supervisor sees it: what it says, whether it lives, how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from shardedmodel_runtime.errors import excerpt
+from shardedmodel_runtime.rank.options import Place, RankOptions
+from shardedmodel_runtime.rank.pipe import RankMessage
+from shardedmodel_runtime.report import Failure, RankReport
+
+logger = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 60.0
+"""A rank that said nothing for so long does not live: 120 reports are missing, which a busy node
+does not explain, but a deadlock does."""
+LAST_WORDS_SECONDS = 2.0
+"""Between a rank's failure and its end: a read that hangs in the kernel may keep it from ending,
+and a rank that ended may have words in the pipe."""
+SIGNAL_EXIT_CODE = 128
+"""What shells, and the kubelet, add to the number of the signal that ended a process."""
+
+
+class Child:
+    """One rank process.
+
+    Args:
+        report: how the rank stands before it said anything.
+        process: what runs it.
+        descriptor: the pipe's reading end, which is closed at its end.
+    """
+
+    def __init__(
+        self, report: RankReport, process: subprocess.Popen[bytes], descriptor: int
+    ) -> None:
+        self.process = process
+        self.message = RankMessage(rank=report)
+        self._heard = time.monotonic()
+        self._reader = threading.Thread(target=self._read, args=(descriptor,), daemon=True)
+        self._reader.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the rank lives and says that it is ready."""
+        return self.is_healthy and self.message.rank.state == "ready"
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the rank lives and was heard lately."""
+        return self.process.poll() is None and time.monotonic() - self._heard < SILENCE_SECONDS
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone, or told why it gives up and then hangs."""
+        silence = time.monotonic() - self._heard
+        hangs = self.message.failure is not None and silence > LAST_WORDS_SECONDS
+        return hangs or self.process.poll() is not None
+
+    def failure(self) -> tuple[Failure | None, int]:
+        """Say how the process ended, once it has; see ``describe_end``."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self._reader.join(LAST_WORDS_SECONDS)
+        return describe_end(self.message, self.process.wait())
+
+    def _read(self, descriptor: int) -> None:
+        with open(descriptor, "rb") as lines:
+            for line in lines:
+                try:
+                    self.message = RankMessage.model_validate_json(line)
+                except ValidationError:
+                    logger.error("not a message of a rank: %s", excerpt(repr(line)))
+                self._heard = time.monotonic()
+
+
+def spawn(
+    options: RankOptions, place: Place, environment: Mapping[str, str], rank: int, local_rank: int
+) -> Child:
+    """Start one rank process, with the variables that torch expects.
+
+    Args:
+        options: what the pod runs.
+        place: where it is.
+        environment: variables that all ranks of the pod share.
+        rank: of the process.
+        local_rank: its index in the pod.
+    """
+    reading, writing = os.pipe()
+    own = {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
+    try:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "shardedmodel_runtime.rank.worker",
+                options.model_dump_json(),
+                str(writing),
+            ],
+            env={**environment, **own},
+            pass_fds=(writing,),
+            stdin=subprocess.DEVNULL,
+        )
+    finally:
+        os.close(writing)
+    return Child(RankReport(rank=rank, pod=place.pod, node=place.node), process, reading)
+
+
+def describe_end(message: RankMessage, status: int) -> tuple[Failure | None, int]:
+    """Say why a rank ended, and the exit code that follows for the pod.
+
+    Args:
+        message: its last one.
+        status: its exit code, negative for a signal's number.
+
+    Returns:
+        The failure, None when it ended well; and the pod's exit code.
+    """
+    if status == 0:
+        return None, 0
+    code = status if status > 0 else SIGNAL_EXIT_CODE - status
+    if message.failure is not None:
+        return message.failure, code
+    rank = message.rank.rank
+    if status > 0:
+        text = f"rank {rank} ended with exit code {status} without saying why; see the log"
+        return Failure(reason="RankFailed", message=text), code
+    name = signal.Signals(-status).name
+    text = f"rank {rank} was killed by {name}"
+    if -status == signal.SIGKILL:
+        peak = message.rank.peak_memory_bytes // 2**20
+        text += (
+            f", as the kernel does when memory runs out (its peak was {peak} MiB at the last "
+            "report); raise workers.resources.limits.memory"
+        )
+    return Failure(reason="RankKilled", message=text, retryable=True), code

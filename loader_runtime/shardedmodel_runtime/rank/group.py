@@ -1,0 +1,116 @@
+"""The process group of one incarnation: formed when every rank has its weights, then left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from shardedmodel_runtime.errors import GroupError, excerpt
+from shardedmodel_runtime.rank.incarnations import Member
+from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
+
+ARRIVAL_POLL_SECONDS = 0.1
+"""Between two looks whether all ranks have arrived."""
+FORM_TIMEOUT = timedelta(seconds=30)
+"""For connecting ranks that are all there, and the barrier: a full mesh of 1,024 takes seconds."""
+COLLECTIVE_TIMEOUT = distributed_c10d.default_pg_timeout
+"""For the entrypoint's own collectives: torch's default, 30 minutes."""
+NAMED_MISSING = 8
+"""Missing ranks that a message names; the first few tell which pods to look at."""
+
+
+class GroupChanged(Exception):
+    """The group moved on to another incarnation; not an error of anybody's."""
+
+
+class FormingFailed(GroupError):
+    """Ranks that had all arrived could not be connected; another attempt may go better."""
+
+
+def choose_backend(wanted: str, device: torch.device) -> str:
+    """Give the backend's name: NCCL for CUDA tensors, else gloo."""
+    if wanted != "auto":
+        return wanted
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def await_all(
+    member: Member,
+    store: Store,
+    incarnation: int,
+    is_over: Callable[[], bool],
+    timeout_seconds: float,
+) -> None:
+    """Say that this rank has arrived, and wait until all have.
+
+    Raises:
+        GroupChanged: the group moved on meanwhile, or the store went away.
+        GroupError: ranks are missing after ``timeout_seconds``; names them.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        if is_over():
+            raise GroupChanged
+        member.arrive(store, incarnation)
+        while missing := member.missing(store, incarnation):
+            if is_over():
+                raise GroupChanged
+            if time.monotonic() > deadline:
+                raise GroupError(describe_missing(missing, member.world_size, timeout_seconds))
+            time.sleep(ARRIVAL_POLL_SECONDS)
+    except DistError as error:
+        raise GroupChanged from error
+
+
+def describe_missing(missing: list[int], world_size: int, seconds: float) -> str:
+    """Say who did not arrive."""
+    names = ", ".join(str(rank) for rank in missing[:NAMED_MISSING])
+    more = f" and {len(missing) - NAMED_MISSING} more" if len(missing) > NAMED_MISSING else ""
+    return (
+        f"{len(missing)} of {world_size} ranks are missing after {seconds:.0f} s: {names}{more}; "
+        "look at their pods"
+    )
+
+
+def form(
+    member: Member, store: Store, incarnation: int, backend: str, device: torch.device
+) -> None:
+    """Make the incarnation's process group torch's default one, and pass a barrier in it.
+
+    Raises:
+        FormingFailed: a rank that had arrived was not there any more.
+    """
+    # A failed attempt leaves this counter raised, which is part of the keys under which ranks
+    # find each other; a process that is new would look elsewhere than one that tried before.
+    distributed_c10d._world.group_count = 0
+    try:
+        dist.init_process_group(
+            backend,
+            store=PrefixStore(f"inc/{incarnation}/group", store),
+            rank=member.rank,
+            world_size=member.world_size,
+            timeout=FORM_TIMEOUT,
+            device_id=device if device.type == "cuda" else None,
+        )
+        dist.barrier()
+    except RuntimeError as error:  # torch's own: store, gloo and NCCL raise nothing narrower
+        leave()
+        raise FormingFailed(
+            f"the group could not be formed at incarnation {incarnation}: {excerpt(str(error))}"
+        ) from error
+    distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT)
+
+
+def leave() -> None:
+    """Drop the process group, if there is one; its peers may be dead already."""
+    if not dist.is_initialized():
+        return
+    if dist.get_backend() == dist.Backend.NCCL:
+        distributed_c10d._abort_process_group()  # destroying it would wait for the dead
+    else:
+        dist.destroy_process_group()

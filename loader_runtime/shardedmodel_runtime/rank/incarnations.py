@@ -1,0 +1,99 @@
+"""The incarnation protocol: which processes are the group now, agreed on through one store.
+
+A group's incarnations are counted from 0 under the key ``incarnation``. At each, a rank's slot
+``inc/<n>/member/<rank>`` belongs to the first process that writes its own id there. A process
+that is new and finds its slot taken replaces a lost one: it moves the group on to the next
+incarnation. The others see the counter move, and follow. Every step is one compare-and-set, so
+processes that act at once agree, whatever their order.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from shardedmodel_runtime.errors import GroupError
+from shardedmodel_runtime.rank.store import Store
+
+_INCARNATION = "incarnation"
+
+
+def read(store: Store, key: str, default: str = "") -> str:
+    """Give the value of ``key``; where there is none it becomes ``default``. Never blocks."""
+    return bytes(store.compare_set(key, "", default)).decode()
+
+
+class Member:
+    """One process's part in the protocol; lives longer than any store.
+
+    Args:
+        rank: its rank.
+        world_size: ranks of the group.
+    """
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.id = uuid.uuid4().hex
+        self._joined = -1
+
+    @property
+    def incarnation(self) -> int:
+        """The incarnation that was joined last; 0 before any."""
+        return max(self._joined, 0)
+
+    def join(self, store: Store) -> int:
+        """Become a member of the group as it is now, or of the next incarnation.
+
+        A process that was a member before never returns to an incarnation that it has left; a
+        store that begins anew, because rank 0 did, is moved on by those who remember.
+
+        Returns:
+            The incarnation.
+
+        Raises:
+            GroupError: another process has taken over this rank.
+        """
+        now = int(read(store, _INCARNATION, "0"))
+        while True:
+            while now <= self._joined:
+                now = _advance(store, now)
+            if read(store, f"inc/{now}/member/{self.rank}", self.id) == self.id:
+                self._joined = now
+                return now
+            if self._joined >= 0:
+                raise GroupError(
+                    f"rank {self.rank}: another process has taken over this rank at incarnation "
+                    f"{now}; it goes on there"
+                )
+            now = _advance(store, now)
+
+    def is_current(self, store: Store) -> bool:
+        """Whether the group is still at the incarnation that this process joined last."""
+        return int(read(store, _INCARNATION, "0")) == self._joined
+
+    def arrive(self, store: Store, incarnation: int) -> None:
+        """Say that this rank has its weights and is ready to form the group."""
+        store.set(f"inc/{incarnation}/arrived/{self.rank}", self.id)
+
+    def missing(self, store: Store, incarnation: int) -> list[int]:
+        """Give the ranks that have not arrived at ``incarnation`` yet."""
+        keys = {rank: f"inc/{incarnation}/arrived/{rank}" for rank in range(self.world_size)}
+        if store.check(list(keys.values())):
+            return []
+        return [rank for rank, key in keys.items() if not store.check([key])]
+
+
+def _advance(store: Store, incarnation: int) -> int:
+    """Move the counter on from ``incarnation``, unless another did; give where it is now."""
+    return int(bytes(store.compare_set(_INCARNATION, str(incarnation), str(incarnation + 1))))
+
+
+def write_lost(store: Store, ranks: Iterable[int]) -> None:
+    """Tell all which ranks the group misses."""
+    store.set("lost", ",".join(map(str, ranks)))
+
+
+def read_lost(store: Store) -> list[int]:
+    """Give the ranks that the group misses, as rank 0 sees it."""
+    return [int(rank) for rank in read(store, "lost").split(",") if rank]

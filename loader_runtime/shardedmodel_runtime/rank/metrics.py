@@ -1,0 +1,83 @@
+"""Prometheus text of a rank pod; ``docs/runtime.md`` lists the names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+from shardedmodel_runtime.report import GroupReport, RankReport, RankState
+
+Labels = dict[str, str]
+Sample = tuple[Labels, float]
+
+
+def render(group: GroupReport, ranks: Sequence[RankReport]) -> str:
+    """Write the metrics of one pod.
+
+    Args:
+        group: what the pod knows of its group.
+        ranks: the pod's own ranks; those of other pods are scraped there.
+    """
+    return "".join(
+        _family(name, kind, text, samples)
+        for name, kind, text, samples in [*_of_group(group), *_of_ranks(ranks)]
+    )
+
+
+def escape(value: str) -> str:
+    """Escape a label's value (Prometheus text format 0.0.4)."""
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _of_group(group: GroupReport) -> list[tuple[str, str, str, list[Sample]]]:
+    join: list[Sample] = [] if group.join_seconds is None else [({}, group.join_seconds)]
+    return [
+        ("group_world_size", "gauge", "Ranks of the group.", [({}, group.world_size)]),
+        (
+            "group_incarnation",
+            "gauge",
+            "How often the group began anew.",
+            [({}, group.incarnation)],
+        ),
+        ("group_formed", "gauge", "1 while the group is whole.", [({}, group.formed)]),
+        ("group_join_seconds", "gauge", "Forming the group, load excluded.", join),
+    ]
+
+
+def _of_ranks(ranks: Sequence[RankReport]) -> list[tuple[str, str, str, list[Sample]]]:
+    def each(attribute: str) -> list[Sample]:
+        return [(_labels(rank), getattr(rank, attribute)) for rank in ranks]
+
+    phases = [
+        (_labels(rank) | {"phase": phase}, seconds)
+        for rank in ranks
+        for phase, seconds in rank.phase_seconds.items()
+    ]
+    states = [
+        (_labels(rank) | {"state": state}, rank.state == state)
+        for rank in ranks
+        for state in get_args(RankState)
+    ]
+    return [
+        ("rank_bytes", "gauge", "Bytes of the rank's objects.", each("bytes")),
+        ("rank_bytes_done", "gauge", "Bytes read and verified.", each("bytes_done")),
+        ("rank_bytes_read_total", "counter", "Bytes fetched, with repeats.", each("bytes_read")),
+        ("rank_load_seconds", "gauge", "Wall time of the load.", each("seconds")),
+        ("rank_phase_seconds", "gauge", "Wall time of one phase.", phases),
+        ("rank_retries_total", "counter", "Requests and blocks repeated.", each("retries")),
+        ("rank_peak_memory_bytes", "gauge", "Largest resident set.", each("peak_memory_bytes")),
+        ("rank_state", "gauge", "1 for the state that the rank is in.", states),
+    ]
+
+
+def _labels(rank: RankReport) -> Labels:
+    return {"rank": str(rank.rank)}
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
+    full = f"shardedmodel_{name}"
+    lines = [f"# HELP {full} {text}", f"# TYPE {full} {kind}"]
+    for labels, number in samples:
+        inside = ",".join(f'{key}="{escape(value)}"' for key, value in labels.items())
+        lines.append(f"{full}{{{inside}}} {float(number)}" if inside else f"{full} {float(number)}")
+    return "\n".join(lines) + "\n"

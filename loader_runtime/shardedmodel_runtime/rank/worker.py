@@ -1,0 +1,101 @@
+"""A rank process: ``python -m shardedmodel_runtime.rank.worker OPTIONS DESCRIPTOR``.
+
+Started by the supervisor with the environment that torch expects. Torch is imported after the
+first report is on its way, since that takes seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from shardedmodel_runtime.errors import GroupError, ShardedModelError, excerpt
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank.options import Place, RankOptions
+from shardedmodel_runtime.rank.pipe import RankMessage, Reporter
+from shardedmodel_runtime.rank.status import RankStatus
+from shardedmodel_runtime.report import MESSAGE_LIMIT, Failure
+
+logger = logging.getLogger(__name__)
+
+UNEXPECTED_EXIT_CODE = 1
+"""Of what is not one of our errors: a bug, or the entrypoint's own failure."""
+
+
+def main(options: RankOptions, descriptor: int) -> int:
+    """Run one rank until it fails; its supervisor ends it by a signal.
+
+    Args:
+        options: what the pod runs.
+        descriptor: the writing end of the supervisor's pipe.
+
+    Returns:
+        The exit code of the failure.
+    """
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    place = Place.from_environment()
+    status = RankStatus(rank, place.pod, place.node)
+    reporter = Reporter(descriptor, lambda: RankMessage(rank=status.report()))
+    reporter.start()
+    try:
+        _run(options, options.load_config(rank, local_rank), place, status, reporter)
+    except ShardedModelError as error:
+        failure, code = Failure.of(error), error.exit_code
+    except Exception as error:
+        logger.exception("rank %d failed", rank)
+        failure, code = describe_unexpected(error), UNEXPECTED_EXIT_CODE
+    report_failure(reporter, failure)
+    reporter.stop()
+    return code
+
+
+def _run(
+    options: RankOptions,
+    config: ModelLoadConfig,
+    place: Place,
+    status: RankStatus,
+    reporter: Reporter,
+) -> None:
+    with status.phase("start"):
+        from shardedmodel_runtime.rank.distributor import ModelDistributor
+        from shardedmodel_runtime.rank.entrypoint import resolve
+    entrypoint = resolve(options.entrypoint) if options.entrypoint else None
+    with ModelDistributor(
+        config,
+        place=place,
+        backend=options.backend,
+        join_timeout_seconds=options.join_timeout_seconds,
+        status=status,
+    ) as distributor:
+        reporter.compose = lambda: RankMessage(
+            rank=distributor.report(), group=distributor.group_report()
+        )
+        distributor.run(entrypoint, lambda: end_for_change(reporter))
+
+
+def report_failure(reporter: Reporter, failure: Failure) -> None:
+    """Tell the supervisor why this rank gives up."""
+    message = reporter.compose()
+    report = message.rank.model_copy(update={"state": "failed", "message": failure.message})
+    reporter.compose = lambda: message.model_copy(update={"rank": report, "failure": failure})
+    reporter.send(reporter.compose())
+
+
+def describe_unexpected(error: Exception) -> Failure:
+    """Make a failure of what is not one of our errors."""
+    text = f"{type(error).__name__}: {excerpt(str(error), MESSAGE_LIMIT // 2)}"
+    return Failure(reason="InternalError", message=f"unexpected {text}; see the log")
+
+
+def end_for_change(reporter: Reporter) -> NoReturn:
+    """End a process whose entrypoint is running in a group that is no more."""
+    error = GroupError("the group changed while the entrypoint was running; it begins anew")
+    report_failure(reporter, Failure.of(error))
+    os._exit(error.exit_code)  # the main thread is the user's, and may never come back
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    sys.exit(main(RankOptions.model_validate_json(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,1 @@
+"""Thin actions on the cluster: read, apply, delete, record events, pull reports. No decisions."""

@@ -1,0 +1,146 @@
+"""What the cluster holds of our kinds, as the watches, our own writes and the lists told it.
+
+The watches fill it (kopf calls its index handlers for every object before it lets any other
+handler run, so nobody reads it half full). It is not kopf's own index because two things are
+needed beside: an object that we have just written must be seen by the next reconciliation even
+if its event is late, and an object whose deletion fell into a gap between two watches must
+disappear; kopf's index forgets only what it sees deleted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from shardedmodel_operator.cluster.resources import (
+    JOBS,
+    MODELS,
+    PODS,
+    SERVICES,
+    STATEFULSETS,
+    Object,
+    Resource,
+)
+from shardedmodel_operator.planning import observed
+
+TOMBSTONES = 4096
+"""Deleted objects that are remembered so that a late event or a late answer cannot revive them;
+uids are never used again, and the answers in question are seconds old."""
+
+
+class Key(NamedTuple):
+    """Names one ShardedModel."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def key_of(resource: Resource, body: Object) -> Key | None:
+    """The model that ``body`` is or belongs to; None when it names none."""
+    name = body["metadata"]["name"] if resource == MODELS else observed.model_name(body)
+    return Key(body["metadata"]["namespace"], name) if name else None
+
+
+def version(body: Object) -> int:
+    """The ``resourceVersion`` as a number, to tell the newer of two states of one object.
+
+    Kubernetes documents that versions of one kind compare as integers (KEP-5504); every server
+    that stores in etcd has always given out such numbers.
+    """
+    return int(body["metadata"]["resourceVersion"])
+
+
+def _without_managed_fields(body: Object) -> Object:
+    metadata = {k: v for k, v in body["metadata"].items() if k != "managedFields"}
+    return {**body, "metadata": metadata}
+
+
+TRIM: Mapping[Resource, Callable[[Object], Any]] = {
+    MODELS: _without_managed_fields,
+    JOBS: observed.Job.from_object,
+    STATEFULSETS: observed.StatefulSet.from_object,
+    SERVICES: observed.Service.from_object,
+    PODS: observed.Pod.from_object,
+}
+"""What is kept of each kind: models as they are, children as the planner sees them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    key: Key
+    version: int
+    value: Any
+
+
+class ObjectCache:
+    """Objects by kind and model; to be used from one thread (the event loop's)."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Resource, dict[str, _Entry]] = defaultdict(dict)
+        self._uids: dict[tuple[Resource, Key], set[str]] = defaultdict(set)
+        self._buried: OrderedDict[str, None] = OrderedDict()
+
+    def put(self, resource: Resource, body: Object) -> None:
+        """Keep ``body``, trimmed, unless a newer state of it or its end is known.
+
+        Objects that name no model are not kept.
+        """
+        uid, key = body["metadata"]["uid"], key_of(resource, body)
+        known = self._entries[resource].get(uid)
+        if uid in self._buried or (known is not None and known.version > version(body)):
+            return
+        self._drop(resource, uid)
+        if key is not None:
+            self._entries[resource][uid] = _Entry(key, version(body), TRIM[resource](body))
+            self._uids[resource, key].add(uid)
+
+    def remove(self, resource: Resource, uid: str) -> None:
+        """Forget an object for good."""
+        self._drop(resource, uid)
+        self._buried[uid] = None
+        while len(self._buried) > TOMBSTONES:
+            self._buried.popitem(last=False)
+
+    def model(self, key: Key) -> Object | None:
+        """The model of this name; the newest, should the former one's end be unknown yet."""
+        bodies: list[Object] = self._values(MODELS, key)
+        return max(bodies, key=version, default=None)
+
+    def models(self) -> Collection[Key]:
+        """The key of every model."""
+        return {entry.key for entry in self._entries[MODELS].values()}
+
+    def observe(self, key: Key) -> observed.Observed:
+        """What belongs to a model, without reports."""
+        return observed.Observed(
+            jobs=tuple(self._values(JOBS, key)),
+            pods=tuple(self._values(PODS, key)),
+            stateful_sets=tuple(self._values(STATEFULSETS, key)),
+            services=tuple(self._values(SERVICES, key)),
+        )
+
+    def versions(self, resource: Resource) -> dict[str, int]:
+        """Version of each object of a kind by its uid."""
+        return {uid: entry.version for uid, entry in self._entries[resource].items()}
+
+    def is_buried(self, uid: str) -> bool:
+        """Whether the object is known to be gone."""
+        return uid in self._buried
+
+    def _values(self, resource: Resource, key: Key) -> list[Any]:
+        entries = self._entries[resource]
+        return [entries[uid].value for uid in sorted(self._uids.get((resource, key), ()))]
+
+    def _drop(self, resource: Resource, uid: str) -> None:
+        entry = self._entries[resource].pop(uid, None)
+        if entry is None:
+            return
+        uids = self._uids[resource, entry.key]
+        uids.discard(uid)
+        if not uids:
+            del self._uids[resource, entry.key]

@@ -1,0 +1,274 @@
+"""The operator's hands: a few generic calls to the API server, each counted and bounded in time.
+
+Calls block and are meant for threads. Answers come as plain JSON objects, errors as the branch
+of ``errors.ClusterError``. What the operator wants is sent by server-side apply, so fields that
+others set stay theirs; the status of a model is replaced whole, since it has one writer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import kubernetes
+import urllib3
+from kubernetes.client.exceptions import ApiException
+
+from shardedmodel_operator import __version__
+from shardedmodel_operator.cluster.resources import MODELS, Object, Resource, resource_of
+from shardedmodel_operator.errors import (
+    ClusterAccessDenied,
+    ClusterError,
+    ClusterUnavailable,
+    ObjectConflict,
+    ObjectNotFound,
+    ObjectRejected,
+)
+from shardedmodel_runtime.errors import excerpt
+
+FIELD_MANAGER = "shardedmodel-operator"
+"""Name under which applied fields are owned; a change would leave the former one's behind."""
+
+USER_AGENT = f"{FIELD_MANAGER}/{__version__}"
+"""Who calls, in the API server's audit log."""
+
+CONNECT_SECONDS = 5.0
+"""Time to connect: the server is in the same cluster."""
+READ_SECONDS = 30.0
+"""Time to wait for an answer: the server itself gives up on a mutating request after 34 s or
+60 s by default, and a worker must not hang on a dead connection."""
+
+LIST_PAGE = 500
+"""Objects per page of a list: the size that ``kubectl`` uses."""
+
+NOT_IN_SCHEMA = "failed to create typed patch object"
+"""How servers before 1.26 answer, with status 500, an applied field that they do not know."""
+
+_BY_STATUS: Mapping[int, type[ClusterError]] = {
+    400: ObjectRejected,
+    401: ClusterAccessDenied,
+    403: ClusterAccessDenied,
+    404: ObjectNotFound,
+    409: ObjectConflict,
+    412: ObjectConflict,
+    413: ObjectRejected,
+    415: ObjectRejected,
+    422: ObjectRejected,
+}
+
+
+def load_configuration() -> kubernetes.client.Configuration:
+    """Find the API server and credentials as kubectl does: kubeconfig, else ServiceAccount.
+
+    Raises:
+        ClusterUnavailable: there is neither, or it cannot be read.
+    """
+    configuration = kubernetes.client.Configuration()
+    try:
+        kubernetes.config.load_kube_config(client_configuration=configuration)
+    except kubernetes.config.ConfigException as outside:
+        try:
+            kubernetes.config.load_incluster_config(client_configuration=configuration)
+        except kubernetes.config.ConfigException as inside:
+            raise ClusterUnavailable(
+                f"no cluster is configured: {excerpt(str(outside))}; {excerpt(str(inside))}; "
+                "run in a pod with a ServiceAccount, or set KUBECONFIG"
+            ) from inside
+    # Retries are the queue's: urllib3 would repeat a create whose answer was lost.
+    configuration.retries = False
+    return configuration
+
+
+class Cluster:
+    """Calls to one API server; safe to use from several threads."""
+
+    def __init__(self, api: kubernetes.client.ApiClient) -> None:
+        self._api = api
+        self.calls: Counter[str] = Counter()
+        """Calls so far by verb, as RBAC names them."""
+
+    @classmethod
+    def connect(cls) -> Cluster:
+        """Connect as ``load_configuration`` says.
+
+        Raises:
+            ClusterUnavailable: there is neither.
+        """
+        return cls(kubernetes.client.ApiClient(load_configuration()))
+
+    def apply(self, manifest: Object) -> dict[str, Any]:
+        """Server-side apply ``manifest`` and return the object as it is now.
+
+        Raises:
+            ClusterError: see ``errors``.
+        """
+        metadata = manifest["metadata"]
+        resource = resource_of(manifest["apiVersion"], manifest["kind"])
+        path = resource.path(metadata["namespace"], metadata["name"])
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return self._call("patch", "PATCH", path, query, manifest, "application/apply-patch+yaml")
+
+    def replace_status(self, model: Object, status: Object) -> dict[str, Any]:
+        """Replace the whole status of ``model``: what is not in ``status`` disappears.
+
+        A JSON patch on the status subresource: it cannot touch another field, needs no knowledge
+        of the former status, and its test keeps it from a model that was made anew under the
+        same name.
+
+        Raises:
+            ObjectRejected: the name belongs to another object by now, or the schema refuses.
+            ClusterError: see ``errors``.
+        """
+        metadata = model["metadata"]
+        path = MODELS.path(metadata["namespace"], metadata["name"], "status")
+        operations = [
+            {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+            {"op": "add", "path": "/status", "value": _without_empty_texts(status)},
+        ]
+        query = {"fieldManager": FIELD_MANAGER}
+        return self._call("patch", "PATCH", path, query, operations, "application/json-patch+json")
+
+    def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """Delete exactly this object (by uid), and what it owns with it.
+
+        An object that is gone already, or whose name belongs to another by now, is no error:
+        what was to be deleted is not there.
+
+        Raises:
+            ClusterError: see ``errors``.
+        """
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            # A Job's default is to orphan its pods.
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
+        try:
+            self._call("delete", "DELETE", resource.path(namespace, name), {}, options)
+        except (ObjectNotFound, ObjectConflict):
+            return
+
+    def create(self, resource: Resource, body: Object) -> dict[str, Any]:
+        """Create an object that must not exist yet.
+
+        Raises:
+            ObjectConflict: it exists.
+            ClusterError: see ``errors``.
+        """
+        path = resource.path(body["metadata"]["namespace"])
+        return self._call("create", "POST", path, {"fieldManager": FIELD_MANAGER}, body)
+
+    def merge(self, resource: Resource, namespace: str, name: str, patch: Object) -> dict[str, Any]:
+        """Merge ``patch`` into an object (RFC 7396) and return it as it is now.
+
+        Raises:
+            ClusterError: see ``errors``.
+        """
+        path = resource.path(namespace, name)
+        query = {"fieldManager": FIELD_MANAGER}
+        return self._call("patch", "PATCH", path, query, patch, "application/merge-patch+json")
+
+    def list_all(
+        self, resource: Resource, namespace: str | None, selector: str = ""
+    ) -> list[dict[str, Any]]:
+        """List objects, page by page, each with its ``apiVersion`` and ``kind``.
+
+        Args:
+            resource: the kind.
+            namespace: None lists all namespaces.
+            selector: label selector; empty selects all.
+
+        Raises:
+            ClusterError: see ``errors``.
+        """
+        found: list[dict[str, Any]] = []
+        query = {"limit": str(LIST_PAGE)}
+        if selector:
+            query["labelSelector"] = selector
+        while True:
+            page = self._call("list", "GET", resource.path(namespace), query)
+            named = {"apiVersion": resource.api_version, "kind": resource.kind}
+            found += [{**item, **named} for item in page.get("items") or []]
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return found
+            query["continue"] = token
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.close()
+
+    def _call(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        self.calls[verb] += 1
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": content_type,
+            "User-Agent": USER_AGENT,
+        }
+        # Refreshes a ServiceAccount's token when it is about to expire.
+        self._api.update_params_for_auth(headers, [], ["BearerToken"])
+        try:
+            # Not through call_api, which cannot tell of a failed TLS handshake: it decodes the
+            # body that such an answer does not have.
+            answer = self._api.rest_client.request(
+                method,
+                self._api.configuration.host + path,
+                query_params=list(query.items()),
+                headers=headers,
+                body=body,
+                _preload_content=False,
+                _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+            )
+            parsed: dict[str, Any] = json.loads(answer.data)
+        except ApiException as e:
+            raise _translate(e, f"{verb} {path}") from e
+        except urllib3.exceptions.HTTPError as e:
+            text = excerpt(f"{type(e).__name__}: {e}")
+            raise ClusterUnavailable(f"{verb} {path}: no answer: {text}") from e
+        except ValueError as e:
+            raise ClusterUnavailable(f"{verb} {path}: the answer is not JSON") from e
+        return parsed
+
+
+def _without_empty_texts(value: Any) -> Any:
+    """Leave empty strings out, as Kubernetes' own types do (``omitempty``).
+
+    An API server 1.20 that was built with Go 1.19 takes an empty string of a custom resource for
+    null and refuses it: its schema validation compares with the zero value by address.
+    """
+    if isinstance(value, Mapping):
+        return {k: _without_empty_texts(v) for k, v in value.items() if v != ""}
+    if isinstance(value, list):
+        return [_without_empty_texts(item) for item in value]
+    return value
+
+
+def _translate(error: ApiException, action: str) -> ClusterError:
+    """Map an answer that is not 2xx to the tree; status 0 is a TLS error."""
+    status, message = error.status or 0, _server_message(error)
+    kind = _BY_STATUS.get(status, ClusterUnavailable)
+    if NOT_IN_SCHEMA in message:
+        kind = ObjectRejected
+    return kind(f"{action}: {message} (HTTP {status})", status)
+
+
+def _server_message(error: ApiException) -> str:
+    """The sentence in the server's ``Status`` object, else what there is."""
+    body = error.body.decode(errors="replace") if error.body else error.reason or ""
+    try:
+        message = str(json.loads(body)["message"])
+    except (TypeError, ValueError, KeyError):
+        message = body
+    # Twice the usual: an admission controller's refusal names field and rule in one sentence.
+    return excerpt(message, 400)

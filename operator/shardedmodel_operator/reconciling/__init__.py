@@ -1,0 +1,1 @@
+"""The loop: watches enqueue keys, workers observe, plan and act."""

@@ -1,0 +1,124 @@
+"""The wiring to kopf: watches fill the cache and enqueue keys. No handler decides anything.
+
+Only index and event handlers are registered: they leave neither finalizer nor annotation on
+anyone's object. kopf calls the index handlers of every listed object of every kind before it
+calls the first event handler, so a key is enqueued only when the cache is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import kopf
+import kubernetes
+
+from shardedmodel_operator.cluster.cache import ObjectCache, key_of
+from shardedmodel_operator.cluster.client import load_configuration
+from shardedmodel_operator.cluster.resources import CHILDREN, WATCHED, Object, Resource
+from shardedmodel_operator.planning.labels import MANAGED_BY, MANAGER
+from shardedmodel_operator.reconciling.queue import WorkQueue
+
+SERVER_SECONDS = 240
+"""A watch is asked to end after so long, so that a connection that fell silent is replaced;
+longer than a minute, so that connecting anew costs nothing, shorter than the resync. A whole
+number, since kopf hands it on as it is and servers refuse `240.0`."""
+CLIENT_SECONDS = SERVER_SECONDS + 60
+"""When the server does not end a watch, we do."""
+CONNECT_SECONDS = 10.0
+"""Time to connect to the API server."""
+INACTIVITY_SECONDS = 90.0
+"""A watch without an event or bookmark for so long is replaced; servers send a bookmark a
+minute. Older ones send them more rarely: then a quiet watch is replaced a little more often."""
+REQUEST_SECONDS = 30.0
+"""Time for one list."""
+
+SELECTOR = f"{MANAGED_BY}={MANAGER}"
+"""Jobs, StatefulSets, Services and pods of others are never sent to us, let alone kept."""
+
+
+def build_registry(
+    cache: ObjectCache,
+    queue: WorkQueue,
+    configure: Callable[[], kubernetes.client.Configuration] = load_configuration,
+) -> kopf.OperatorRegistry:
+    """Register the handlers of all watched kinds.
+
+    Args:
+        cache: what the watches fill.
+        queue: what is told of each change.
+        configure: finds the API server and credentials; asked anew when they are refused.
+    """
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    async def connect(**_: Any) -> kopf.ConnectionInfo:
+        # Reads files, and may run a kubeconfig's credential plugin.
+        return connection_info(await asyncio.to_thread(configure))
+
+    for resource in WATCHED:
+        where = (resource.group, resource.version, resource.plural)
+        index = _index_handler(resource, cache)
+        kopf.index(*where, id=f"cache-{resource.plural}", registry=registry)(index)
+        event = _event_handler(resource, cache, queue)
+        kopf.on.event(*where, id=f"enqueue-{resource.plural}", registry=registry)(event)
+    return registry
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Settings under which watches that cannot fall silent for long and nothing is written."""
+    settings = kopf.OperatorSettings()
+    settings.watching.server_timeout = SERVER_SECONDS
+    settings.watching.client_timeout = CLIENT_SECONDS
+    settings.watching.connect_timeout = CONNECT_SECONDS
+    settings.watching.inactivity_timeout = INACTIVITY_SECONDS
+    settings.networking.request_timeout = REQUEST_SECONDS
+    settings.networking.connect_timeout = CONNECT_SECONDS
+    for resource in CHILDREN:
+        settings.watching.label_selectors[resource.plural] = SELECTOR
+    # No limit: kopf's workers wait for each other until all listed objects are indexed, so with
+    # fewer workers than objects it would wait for ever. Ours only enqueue, they cost nothing.
+    settings.queueing.worker_limit = None
+    # The kinds are known and the namespaces are given: no right to list CRDs and namespaces.
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    return settings
+
+
+def connection_info(configuration: kubernetes.client.Configuration) -> kopf.ConnectionInfo:
+    """Tell kopf what the client found: one way to find the server for both."""
+    scheme, _, token = (configuration.get_api_key_with_prefix("BearerToken") or "").rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
+
+
+def _index_handler(
+    resource: Resource, cache: ObjectCache
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def keep(body: kopf.Body, **_: Any) -> None:
+        cache.put(resource, body)
+
+    return keep
+
+
+def _event_handler(
+    resource: Resource, cache: ObjectCache, queue: WorkQueue
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def enqueue(event: kopf.RawEvent, **_: Any) -> None:
+        body: Object = event["object"]
+        if event["type"] == "DELETED":
+            cache.remove(resource, body["metadata"]["uid"])
+        key = key_of(resource, body)
+        if key is not None:
+            await queue.add(key)
+
+    return enqueue

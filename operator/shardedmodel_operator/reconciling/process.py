@@ -1,0 +1,151 @@
+"""The operator's process: everything put together, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+
+from shardedmodel_operator.cluster.cache import ObjectCache
+from shardedmodel_operator.cluster.client import Cluster
+from shardedmodel_operator.cluster.events import EventRecorder
+from shardedmodel_operator.cluster.reports import ReportClient
+from shardedmodel_operator.cluster.resources import MODELS
+from shardedmodel_operator.errors import ObjectNotFound
+from shardedmodel_operator.planning.labels import MANAGER
+from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.reconciling.handlers import build_registry, kopf_settings
+from shardedmodel_operator.reconciling.metrics import Metrics
+from shardedmodel_operator.reconciling.queue import WorkQueue
+from shardedmodel_operator.reconciling.reconciler import Reconciler
+from shardedmodel_operator.reconciling.sweep import Sweeper
+from shardedmodel_operator.reconciling.worker import work
+from shardedmodel_operator.settings import Settings
+from shardedmodel_runtime.http import ReportServer
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 2.0
+"""How often the event loop shows that it turns."""
+STUCK_SECONDS = 60.0
+"""A loop that has not turned for so long hangs: no step of it blocks, so seconds would be much."""
+
+
+class Operator:
+    """One operator; ``run`` serves until the process is told to end."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        """Put the parts together; nothing is started."""
+        self._settings = settings
+        self._cluster = cluster
+        self._ticked = time.monotonic()
+        self._cache = ObjectCache()
+        self._queue = WorkQueue(time.monotonic)
+        self._metrics = Metrics(cluster, self._queue)
+        self._sweeper = Sweeper(cluster, self._cache, self._queue, settings.namespaces)
+        self._reconciler = Reconciler(
+            cluster=cluster,
+            cache=self._cache,
+            events=EventRecorder(cluster, socket.gethostname()),
+            reports=ReportClient(),
+            settings=PlanSettings(
+                runtime_image=settings.runtime_image,
+                image_pull_policy=settings.runtime_image_pull_policy,
+            ),
+            now=lambda: datetime.now(UTC),
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            ClusterError: the resource is not served or may not be listed.
+            OSError: the port cannot be bound.
+        """
+        await asyncio.to_thread(self._check_served)
+        with ReportServer(
+            self._settings.port,
+            report=self._report,
+            ready=lambda: self._sweeper.ready,
+            healthy=self._healthy,
+            metrics=self._metrics.render,
+        ) as server:
+            logger.info("serving health and metrics on port %d", server.port)
+            await self._serve()
+
+    async def _serve(self) -> None:
+        """Run kopf and our own tasks; whichever ends first ends all."""
+        # Ours are created first: at its end kopf waits for tasks that are younger than itself.
+        own = [asyncio.create_task(coroutine) for coroutine in self._own_work()]
+        watching = asyncio.create_task(self._watch())
+        try:
+            done, _ = await asyncio.wait([watching, *own], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (watching, *own):
+                task.cancel()
+            await asyncio.gather(watching, *own, return_exceptions=True)
+        for task in done:
+            task.result()
+        logger.info("stopped")
+
+    def _own_work(self) -> list[Coroutine[Any, Any, None]]:
+        workers = [
+            work(self._queue, self._reconciler.reconcile, self._metrics, time.monotonic)
+            for _ in range(self._settings.workers)
+        ]
+        return [*workers, self._sweep(), self._tick()]
+
+    async def _watch(self) -> None:
+        namespaces = self._settings.namespaces
+        await kopf.operator(
+            registry=build_registry(self._cache, self._queue),
+            settings=kopf_settings(),
+            standalone=True,
+            # kopf would ask for a user name, which a numeric user in a container does not have.
+            identity=MANAGER,  # type: ignore[arg-type]  # a NewType of str that kopf keeps private
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+        )
+
+    async def _sweep(self) -> None:
+        await self._sweeper.wait_until_ready()
+        logger.info("ready: %d models", len(self._cache.models()))
+        await self._sweeper.run(self._settings.resync_seconds)
+
+    async def _tick(self) -> None:
+        while True:
+            self._ticked = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _check_served(self) -> None:
+        """Fail with a plain message where the CRD or the right to list is missing."""
+        namespace = next(iter(self._settings.namespaces), None)
+        try:
+            self._cluster.list_all(MODELS, namespace)
+        except ObjectNotFound as e:
+            raise ObjectNotFound(
+                f"the cluster does not serve {MODELS.plural}.{MODELS.group}; install the "
+                "CustomResourceDefinition (`shardedmodel-operator crd | kubectl apply -f -`)",
+                e.status,
+            ) from e
+
+    def _healthy(self) -> bool:
+        return time.monotonic() - self._ticked < STUCK_SECONDS and not self._sweeper.silent
+
+    def _report(self) -> str:
+        return json.dumps(
+            {
+                "kind": "OperatorReport",
+                "models": len(self._cache.models()),
+                "queueDepth": self._queue.depth(),
+                "ready": self._sweeper.ready,
+                "silentWatches": sorted(self._sweeper.silent),
+            }
+        )

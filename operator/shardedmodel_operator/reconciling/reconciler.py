@@ -1,0 +1,122 @@
+"""One reconciliation: observe, plan, act. All that decides is ``plan``; all here is order.
+
+Objects are applied before the status that speaks of them is written, and Events come last. Each
+step may be the last one before the process dies: the next reconciliation begins from what is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from shardedmodel_operator.api.resource import ShardedModel
+from shardedmodel_operator.api.status import ShardedModelStatus
+from shardedmodel_operator.cluster.cache import Key, ObjectCache
+from shardedmodel_operator.cluster.client import Cluster
+from shardedmodel_operator.cluster.events import EventRecorder
+from shardedmodel_operator.cluster.reports import ReportClient
+from shardedmodel_operator.cluster.resources import MODELS, Object, resource_of
+from shardedmodel_operator.errors import ClusterAccessDenied, ClusterError, ObjectRejected
+from shardedmodel_operator.planning.observed import Observed, report_targets
+from shardedmodel_operator.planning.plan import plan
+from shardedmodel_operator.planning.result import EventDraft, Plan
+from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.planning.status import PROGRESS_SECONDS, worth_writing
+from shardedmodel_operator.reconciling.refusal import refused
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """Brings one model after another to what its spec asks for."""
+
+    cluster: Cluster
+    cache: ObjectCache
+    events: EventRecorder
+    reports: ReportClient
+    settings: PlanSettings
+    now: Callable[[], datetime]
+    written: dict[Key, datetime] = field(default_factory=dict)
+    """When each model's status was last written; forgetting it costs one early write."""
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Reconcile the model once.
+
+        Returns:
+            Seconds after which it should be looked at again; None: when something happens.
+
+        Raises:
+            ClusterError: the server refused or failed; the key should come again.
+        """
+        body = self.cache.model(key)
+        if body is None:
+            # What belonged to it goes with it, by its owner references.
+            self.written.pop(key, None)
+            return None
+        model = ShardedModel.from_object(body)
+        observed = await self._with_reports(model, self.cache.observe(key))
+        decided = plan(model, observed, self.settings, self.now())
+        try:
+            await self._act(decided)
+        except (ObjectRejected, ClusterAccessDenied) as e:
+            await self._tell_refusal(key, body, model, decided.status, e)
+            raise
+        if not worth_writing(model.status, decided.status, self.written.get(key), self.now()):
+            return _progress_later(model.status, decided)
+        await self._write_status(key, body, decided.status)
+        for event in decided.events:
+            await self._record(body, event)
+        return decided.requeue_after
+
+    async def _with_reports(self, model: ShardedModel, observed: Observed) -> Observed:
+        """Add what running Jobs and groups say of themselves."""
+        targets = report_targets(model.uid, observed)
+        if not targets:
+            return observed
+        shards, groups = await self.reports.pull(targets)
+        return replace(observed, shard_progress=shards, group_reports=groups)
+
+    async def _act(self, decided: Plan) -> None:
+        for manifest in decided.apply:
+            made = await asyncio.to_thread(self.cluster.apply, manifest)
+            # The next look must see it, also before its event arrives.
+            self.cache.put(resource_of(made["apiVersion"], made["kind"]), made)
+            logger.info("applied %s %s", manifest["kind"], manifest["metadata"]["name"])
+        for ref in decided.delete:
+            resource = resource_of(ref.api_version, ref.kind)
+            await asyncio.to_thread(self.cluster.delete, resource, ref.namespace, ref.name, ref.uid)
+            logger.info("deleted %s %s", ref.kind, ref.name)
+
+    async def _write_status(self, key: Key, body: Object, status: ShardedModelStatus) -> None:
+        written = await asyncio.to_thread(self.cluster.replace_status, body, status.to_object())
+        self.cache.put(MODELS, written)
+        self.written[key] = self.now()
+
+    async def _tell_refusal(
+        self,
+        key: Key,
+        body: Object,
+        model: ShardedModel,
+        planned: ShardedModelStatus,
+        error: ClusterError,
+    ) -> None:
+        """Say on the model why it cannot go on; the planner's Events speak of what was refused."""
+        status = refused(planned, model.status, error, self.now())
+        if status != model.status:
+            await self._write_status(key, body, status)
+            await self._record(body, EventDraft("Warning", error.reason, error.message))
+
+    async def _record(self, body: Object, event: EventDraft) -> None:
+        logger.info("event %s: %s", event.reason, event.message)
+        await self.events.record(body, event.type, event.reason, event.message)
+
+
+def _progress_later(old: ShardedModelStatus, decided: Plan) -> float | None:
+    """When to look again after a status that was not worth writing yet."""
+    if decided.status == old:
+        return decided.requeue_after
+    return min(decided.requeue_after or PROGRESS_SECONDS, PROGRESS_SECONDS)

@@ -1,0 +1,84 @@
+"""A real API server with the chart installed; the operator runs with the chart's rights alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.devcluster import Cluster
+from tests.devcluster.tools import helm
+from tests.integration.operator.world import Admin, OperatorProcess, PaperKubelet
+
+SLOT = 2
+"""Neither the demo's nor the end-to-end tests'."""
+SYSTEM = "shardedmodel-system"
+CHART = Path(__file__).parents[3] / "charts" / "shardedmodel-operator"
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[Admin]:
+    """An API server on etcd, with the chart in it; nothing else runs."""
+    with Cluster(slot=SLOT).running(control_plane_only=True) as cluster:
+        admin = Admin(cluster.kubeconfig)
+        _install_chart(cluster.kubeconfig)
+        yield admin
+        admin.close()
+
+
+@pytest.fixture(scope="session")
+def operator_kubeconfig(api_server: Admin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig with a token of the chart's ServiceAccount."""
+    path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/shardedmodel-operator/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = api_server.request("POST", path, request)["status"]["token"]
+    document = json.loads(api_server.kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    file = tmp_path_factory.mktemp("operator") / "kubeconfig"
+    file.write_text(json.dumps(document))
+    file.chmod(0o600)
+    return file
+
+
+@pytest.fixture(scope="module")
+def operator(
+    operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """The operator, serving all namespaces; ended with the module, so that others start theirs."""
+    log = tmp_path_factory.mktemp("operator") / "log"
+    with OperatorProcess(operator_kubeconfig, log) as process:
+        yield process
+
+
+@pytest.fixture
+def admin(api_server: Admin) -> Iterator[Admin]:
+    """All rights in a new namespace."""
+    namespace = f"test-{next(_numbers)}"
+    api_server.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    found = Admin(api_server.kubeconfig, namespace)
+    # No controller makes it here, and no pod is admitted without.
+    found.create("/api/v1/namespaces/{}/serviceaccounts", {"metadata": {"name": "default"}})
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def kubelet(admin: Admin) -> PaperKubelet:
+    """Moves the pods of that namespace."""
+    return PaperKubelet(admin)
+
+
+def _install_chart(kubeconfig: Path) -> None:
+    command = [
+        *(str(helm()), "install", "shardedmodel-operator", str(CHART)),
+        *("--kubeconfig", str(kubeconfig), "--namespace", SYSTEM, "--create-namespace"),
+        *("--set", "runtimeImage=runtime:test"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

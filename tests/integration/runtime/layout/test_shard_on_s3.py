@@ -1,0 +1,236 @@
+"""The Job from a real S3 server to a real S3 server, as a pod runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from shardedmodel_runtime.errors import NotFound, SourceChanged
+from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
+from shardedmodel_runtime.layout.manifest import read_manifest
+from shardedmodel_runtime.layout.recombine import recombine_layout
+from shardedmodel_runtime.layout.verification import verify_layout
+from shardedmodel_runtime.naming import MANIFEST_KEY
+from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.report import ShardProgress, ShardSummary
+from shardedmodel_runtime.storage.base import ObjectStore
+from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.integration.runtime.conftest import Bucket
+
+pytestmark = pytest.mark.integration
+
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
+    """82 MB, of which two tensors are 41 MB each: several parts, and long enough to be killed."""
+    folder = tmp_path_factory.mktemp("large")
+    return folder, make_checkpoint(folder, config={"vocab_size": 320_000})
+
+
+class Command:
+    """``shardedmodel shard`` in a process of its own, as the Job's container runs it."""
+
+    def __init__(self, bucket: Bucket, source: str, *flags: str) -> None:
+        command = [sys.executable, "-m", "shardedmodel_runtime", "shard", source]
+        command += [f"{bucket.uri}/shards", "--tensor", "1", "--json", *flags]
+        for side in ("source", "storage"):
+            command += [f"--{side}-endpoint-url", bucket.server.endpoint_url]
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | bucket.server.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def wait_until_uploading(self, bucket: Bucket) -> None:
+        """Wait until parts of an object have been sent and others not."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not bucket.uploads():
+            assert self.process.poll() is None, self.end()
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.01)
+
+    def end(self) -> tuple[int, bytes, bytes]:
+        """Wait; gives exit code and output."""
+        out, err = self.process.communicate(timeout=WAIT_SECONDS)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def command() -> Iterator[Callable[..., Command]]:
+    """Start commands that do not outlive the test."""
+    started: list[Command] = []
+
+    def start(bucket: Bucket, source: str, *flags: str) -> Command:
+        started.append(Command(bucket, source, *flags))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.end()
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_a_round_trip_is_bit_for_bit(
+    bucket: Bucket, tmp_path: Path, family: str, tensor: int
+) -> None:
+    checkpoint = make_checkpoint(tmp_path, family)
+    source = bucket.upload(tmp_path, "model")
+    summary, manifest, uri = shard(source, f"{bucket.uri}/shards", tensor, bucket.open)
+    with bucket.open(uri) as store:
+        verified = verify_layout(store, manifest)
+        assert dict(recombine_layout(manifest, store, verified.digests)) == checkpoint.tensors
+    assert verified.problems == []
+    assert summary.source_bytes_read == checkpoint.tensor_bytes
+    assert bucket.uploads() == []
+
+
+def test_every_object_opens_with_safetensors(bucket: Bucket, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, files=2)
+    source = bucket.upload(tmp_path, "model")
+    _, manifest, uri = shard(source, f"{bucket.uri}/shards", 2, bucket.open)
+    with bucket.open(uri) as store:
+        for item in manifest.objects:
+            path = tmp_path / "object"
+            path.write_bytes(store.read(item.key, limit=item.bytes))
+            with safe_open(path, "np") as file:
+                shapes = {name: file.get_slice(name).get_shape() for name in item.tensors}
+            assert shapes == {name: tensor.shape for name, tensor in item.tensors.items()}
+
+
+def test_a_second_run_reads_no_weights(bucket: Bucket, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "bert")
+    source = bucket.upload(tmp_path, "model")
+    shard(source, f"{bucket.uri}/shards", 2, bucket.open)
+    stores: list[ObjectStore] = []
+
+    def remember(uri: str) -> ObjectStore:
+        stores.append(bucket.open(uri))
+        return stores[-1]
+
+    request = ShardRequest(source, f"{bucket.uri}/shards", Parallelism(2))
+    summary = ShardJob(request, remember, bucket.open).run()
+    header = stores[0].bytes_read
+    assert (summary.reused, summary.source_bytes_read) == (True, 0)
+    assert header == len((tmp_path / "config.json").read_bytes()) + min(
+        256 * 1024, (tmp_path / "model.safetensors").stat().st_size
+    )
+
+
+def test_large_objects_go_in_parts_and_come_back(
+    bucket: Bucket, large: tuple[Path, Checkpoint]
+) -> None:
+    folder, checkpoint = large
+    source = bucket.upload(folder, "model")
+    summary, manifest, uri = shard(source, f"{bucket.uri}/shards", 2, bucket.open)
+    assert summary.source_bytes_read == checkpoint.tensor_bytes
+    assert max(len(item.blocks) for item in manifest.objects) >= 3
+    with bucket.open(uri) as store:
+        assert verify_layout(store, manifest).problems == []
+    assert bucket.uploads() == []
+
+
+def test_two_at_once_make_one_layout(bucket: Bucket, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "bert")
+    source = bucket.upload(tmp_path, "model")
+    summaries: list[ShardSummary] = []
+
+    def run() -> None:
+        summaries.append(shard(source, f"{bucket.uri}/shards", 2, bucket.open)[0])
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({summary.manifest_uri for summary in summaries}) == 1
+    with bucket.open(f"{bucket.uri}/shards/{summaries[0].layout_hash}") as store:
+        assert verify_layout(store, read_manifest(store)).problems == []
+
+
+def test_a_source_that_changes_midway_is_noticed(bucket: Bucket, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "bert", files=2)
+    source = bucket.upload(tmp_path, "model")
+    with bucket.open(f"{bucket.uri}/shards") as storage:
+        opened: list[str] = []
+
+        def open_storage(uri: str) -> ObjectStore:
+            opened.append(uri)
+            if len(opened) == 2:  # the layout's own folder: the headers have been read by now
+                make_checkpoint(tmp_path, "bert", files=2, seed=1)
+                bucket.upload(tmp_path, "model")
+            return bucket.open(uri)
+
+        request = ShardRequest(source, storage.uri, Parallelism(2))
+        with pytest.raises(SourceChanged, match="changed while it was being read"):
+            ShardJob(request, bucket.open, open_storage).run()
+    assert bucket.keys("shards/") == []
+
+
+def test_a_missing_storage_bucket_is_told_before_any_weight_is_read(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    make_checkpoint(tmp_path, "bert")
+    source = bucket.upload(tmp_path, "model")
+    with pytest.raises(NotFound, match="s3://no-such-bucket/x: the bucket does not exist"):
+        shard(source, "s3://no-such-bucket/x", 2, bucket.open)
+
+
+def test_a_killed_job_leaves_no_manifest_and_the_next_one_heals(
+    bucket: Bucket, large: tuple[Path, Checkpoint], command: Callable[..., Command]
+) -> None:
+    source = bucket.upload(large[0], "model")
+    killed = command(bucket, source)
+    killed.wait_until_uploading(bucket)
+    killed.process.send_signal(signal.SIGKILL)
+    assert killed.end()[0] == -signal.SIGKILL
+    assert not [key for key in bucket.keys("shards/") if key.endswith(MANIFEST_KEY)]
+    code, out, err = command(bucket, source).end()
+    assert code == 0, err
+    assert not ShardSummary.model_validate_json(out).reused
+
+
+def test_a_terminated_job_leaves_nothing(
+    bucket: Bucket, large: tuple[Path, Checkpoint], command: Callable[..., Command]
+) -> None:
+    job = command(bucket, bucket.upload(large[0], "model"))
+    job.wait_until_uploading(bucket)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.end()[0] == 128 + signal.SIGTERM
+    assert bucket.uploads() == []
+    assert not [key for key in bucket.keys("shards/") if key.endswith(MANIFEST_KEY)]
+
+
+def test_progress_is_served_while_the_job_runs(
+    bucket: Bucket,
+    large: tuple[Path, Checkpoint],
+    unused_port: int,
+    command: Callable[..., Command],
+) -> None:
+    job = command(bucket, bucket.upload(large[0], "model"), "--port", str(unused_port))
+    address = f"http://127.0.0.1:{unused_port}"
+    job.wait_until_uploading(bucket)
+    with urllib.request.urlopen(f"{address}/report", timeout=5) as answer:
+        progress = ShardProgress.model_validate_json(answer.read())
+    with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
+        metrics = answer.read().decode()
+    code, out, err = job.end()
+    assert code == 0, err
+    assert progress.bytes == json.loads(out)["bytes"]
+    assert f"shardedmodel_shard_bytes {progress.bytes}\n" in metrics

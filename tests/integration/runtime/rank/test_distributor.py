@@ -1,0 +1,192 @@
+"""A rank in this process, with a real store and a real (gloo) group over loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from shardedmodel_runtime.errors import GroupError
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank import group
+from shardedmodel_runtime.rank.distributor import FORM_ATTEMPTS, ModelDistributor
+from shardedmodel_runtime.rank.entrypoint import RankContext
+from shardedmodel_runtime.rank.incarnations import Member
+from shardedmodel_runtime.rank.network import interface_of
+from shardedmodel_runtime.rank.options import Place
+from shardedmodel_runtime.rank.store import connect
+from tests.builders_pods import eventually, free_port
+from tests.builders_rank_layout import Layout, raw, write_layout
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", interface_of("127.0.0.1"))
+    return free_port()
+
+
+def distributor(layout: Layout, port: int, rank: int = 0, timeout: float = 30) -> ModelDistributor:
+    config = ModelLoadConfig(
+        layout=layout.uri, world_size=layout.manifest.world_size, rank=rank, device="cpu"
+    )
+    place = Place(pod=f"model-{rank}", master_port=port)
+    return ModelDistributor(config, place=place, join_timeout_seconds=timeout)
+
+
+def replace_rank(port: int, rank: int, world_size: int) -> None:
+    """Join as a new process of a rank would."""
+    store = connect(("127.0.0.1", port), 5, threading.Event())
+    Member(rank, world_size).join(store)
+
+
+def test_a_rank_loads_and_forms_torchs_default_group(tmp_path: Path, port: int) -> None:
+    layout = write_layout(tmp_path, 1)
+    with distributor(layout, port) as rank:
+        shard = rank.load()
+        rank.form()
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        eventually(lambda: rank.report().state == "ready", "ready")
+    assert total.item() == 1
+    assert raw(shard.state_dict["norm.weight"]) == raw(layout.expected[0]["norm.weight"])
+
+
+def test_the_report_tells_bytes_phases_and_the_group(tmp_path: Path, port: int) -> None:
+    layout = write_layout(tmp_path, 1)
+    with distributor(layout, port) as rank:
+        rank.load()
+        rank.form()
+        eventually(lambda: rank.group_report().formed, "formed")
+        report = rank.group_report()
+    (own,) = report.ranks
+    assert own.bytes == own.bytes_done == own.bytes_read == layout.manifest.rank_bytes(0)
+    assert own.phase_seconds.keys() == {
+        *("join", "metadata", "allocate", "read", "verify", "copy", "barrier")
+    }
+    assert (report.layout_hash, report.backend, report.complete) == (
+        layout.folder.name,
+        "gloo",
+        True,
+    )
+
+
+def test_a_rank_is_loaded_and_not_ready_before_its_group_is_formed(
+    tmp_path: Path, port: int
+) -> None:
+    with distributor(write_layout(tmp_path, 2), port) as rank:
+        rank.load()
+        assert (rank.report().state, rank.group_report().formed) == ("loaded", False)
+
+
+def test_missing_ranks_are_named(tmp_path: Path, port: int) -> None:
+    with distributor(write_layout(tmp_path, 3), port, timeout=0.3) as rank:
+        rank.load()
+        with pytest.raises(GroupError, match=r"2 of 3 ranks are missing after 0 s: 1, 2"):
+            rank.form()
+
+
+def test_many_missing_ranks_are_counted() -> None:
+    message = group.describe_missing(list(range(1, 12)), 12, 60)
+    assert "11 of 12 ranks are missing after 60 s: 1, 2, 3, 4, 5, 6, 7, 8 and 3 more" in message
+
+
+def test_a_missing_rank_0_is_named(tmp_path: Path, port: int) -> None:
+    with (
+        distributor(write_layout(tmp_path, 2), port, rank=1, timeout=0.1) as rank,
+        pytest.raises(GroupError, match=f"rank 0 is missing: its store at 127.0.0.1:{port}"),
+    ):
+        rank.load()
+
+
+def test_a_store_port_in_use_is_a_group_error(tmp_path: Path, port: int) -> None:
+    layout = write_layout(tmp_path, 1)
+    with (
+        distributor(layout, port),
+        pytest.raises(GroupError, match=f"MASTER_PORT: .* port {port}"),
+    ):
+        distributor(layout, port).__enter__()
+
+
+def test_ranks_that_cannot_be_connected_are_given_up_after_some_attempts(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+
+    def fail(member: Member, store: object, incarnation: int, *rest: object) -> None:
+        attempts.append(incarnation)
+        raise group.FormingFailed("connection refused")
+
+    monkeypatch.setattr(group, "form", fail)
+    with distributor(write_layout(tmp_path, 1), port) as rank:
+        rank.load()
+        with pytest.raises(GroupError, match="connection refused"):
+            rank.form()
+    assert attempts == list(range(FORM_ATTEMPTS))
+
+
+def test_a_peer_that_arrived_and_left_fails_the_forming(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "FORM_TIMEOUT", timedelta(seconds=0.2))
+    with distributor(write_layout(tmp_path, 2), port) as rank:
+        rank.load()
+        store = connect(("127.0.0.1", port), 5, threading.Event())
+        with pytest.raises(group.FormingFailed, match="incarnation 0"):
+            group.form(Member(0, 2), store, 0, "gloo", torch.device("cpu"))
+
+
+def in_background(run: Callable[[], None]) -> list[BaseException]:
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            run()
+        except GroupError as error:
+            errors.append(error)
+
+    threading.Thread(target=target, daemon=True).start()
+    return errors
+
+
+def test_an_entrypoint_gets_what_its_rank_holds(tmp_path: Path, port: int) -> None:
+    contexts: list[RankContext] = []
+    with distributor(write_layout(tmp_path, 1), port) as rank:
+        in_background(lambda: rank.run(contexts.append))
+        eventually(lambda: bool(contexts), "called")
+    (context,) = contexts
+    assert (context.coordinate.rank, context.world_size, context.device.type) == (0, 1, "cpu")
+
+
+def test_a_change_of_the_group_is_told_while_an_entrypoint_runs(tmp_path: Path, port: int) -> None:
+    running, changed = threading.Event(), threading.Event()
+    with distributor(write_layout(tmp_path, 1), port) as rank:
+        in_background(lambda: rank.run(lambda _: running.set(), changed.set))
+        assert running.wait(30)
+        replace_rank(port, 0, 1)
+        assert changed.wait(30)
+
+
+def test_a_rank_that_was_taken_over_gives_up(tmp_path: Path, port: int) -> None:
+    with distributor(write_layout(tmp_path, 1), port) as rank:
+        errors = in_background(rank.run)
+        eventually(lambda: rank.report().state == "ready", "ready")
+        replace_rank(port, 0, 1)
+        eventually(lambda: bool(errors), "given up")
+    assert "another process has taken over" in str(errors[0])
+
+
+def test_an_address_that_no_interface_has_gives_no_name() -> None:
+    assert interface_of("203.0.113.7") == ""
+
+
+def test_stopping_does_not_wait_for_a_store_that_never_comes(tmp_path: Path, port: int) -> None:
+    with distributor(write_layout(tmp_path, 2), port, rank=1, timeout=600) as rank:
+        pass
+    assert rank.report().state == "starting"

@@ -1,0 +1,119 @@
+"""Real rank pods as processes: real groups over loopback, killed and restarted for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders_pods import PodGroup, eventually
+from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
+
+pytestmark = pytest.mark.integration
+
+HERE = Path(__file__).parent
+Run = Callable[..., PodGroup]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Start the pods of a group, and end them with the test."""
+    groups: list[PodGroup] = []
+
+    def start(layout: Layout, **options: Any) -> PodGroup:
+        world_size = layout.manifest.world_size
+        group = PodGroup(layout.uri, tmp_path, world_size, **options)
+        groups.append(group)
+        group.start_all()
+        return group
+
+    yield start
+    for group in groups:
+        group.stop()
+
+
+def test_four_ranks_in_two_pods_run_an_entrypoint_with_their_tensors_and_group(
+    tmp_path: Path, run: Run
+) -> None:
+    layout = write_layout(tmp_path / "layout", 4)
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    group = run(
+        layout,
+        local_ranks=2,
+        arguments=("--entrypoint", "entrypoint_for_pods:dump"),
+        environment={"PYTHONPATH": str(HERE), "DUMP_FOLDER": str(dumps)},
+    )
+    group.wait_ready()
+    eventually(lambda: len(list(dumps.glob("*/sum"))) == 4, "dumped")
+    report = group.pods[0].report
+    assert (report.formed, report.complete, len(report.ranks)) == (True, True, 4)
+    assert [rank.bytes_read for rank in report.ranks] == [
+        layout.manifest.rank_bytes(rank) for rank in range(4)
+    ]
+    assert not group.pods[1].report.complete
+    assert [rank.rank for rank in group.pods[1].report.ranks] == [2, 3]
+    for rank, expected in enumerate(layout.expected):
+        held = {path.name: path.read_bytes() for path in (dumps / str(rank)).iterdir()}
+        assert held.pop("sum") == b"6.0"  # 0 + 1 + 2 + 3, over the default process group
+        assert held == {name: raw(tensor) for name, tensor in expected.items()}
+
+
+def test_a_lost_rank_comes_back_and_the_others_keep_their_weights(tmp_path: Path, run: Run) -> None:
+    layout = write_layout(tmp_path / "layout", 2)
+    group = run(layout)
+    group.wait_ready()
+    group.pods[1].kill_rank()
+    eventually(lambda: group.ranks()[1].state == "lost", "lost")
+    assert not group.pods[0].is_ready
+    group.start(1)
+    group.wait_ready()
+    report = group.pods[0].report
+    assert (report.incarnation, report.formed) == (1, True)
+    assert [rank.bytes_read for rank in report.ranks] == [
+        layout.manifest.rank_bytes(rank) for rank in range(2)
+    ]
+
+
+def test_rank_0_comes_back_and_the_others_keep_their_weights(tmp_path: Path, run: Run) -> None:
+    layout = write_layout(tmp_path / "layout", 2)
+    group = run(layout)
+    group.wait_ready()
+    group.pods[0].kill_rank()
+    eventually(lambda: not group.pods[1].is_ready, "without rank 0")
+    layout.object_path(1).unlink()  # what a survivor held could not be read again
+    group.start(0)
+    group.wait_ready()
+    report = group.pods[0].report
+    assert (report.incarnation, report.formed) == (1, True)
+    assert report.ranks[1].bytes_read == layout.manifest.rank_bytes(1)
+
+
+def test_a_killed_rank_is_explained_in_the_termination_log(tmp_path: Path, run: Run) -> None:
+    group = run(write_layout(tmp_path / "layout", 1))
+    group.wait_ready()
+    group.pods[0].kill_rank()
+    code, failure = group.pods[0].failure()
+    assert (code, failure.reason) == (137, "RankKilled")
+
+
+def test_a_corrupt_block_ends_the_rank_which_is_never_ready(tmp_path: Path, run: Run) -> None:
+    layout = write_layout(tmp_path / "layout", 1)
+    path = layout.object_path(0)
+    data = bytearray(path.read_bytes())
+    data[BLOCK_BYTES] ^= 1
+    path.write_bytes(data)
+    group = run(layout)
+    code, failure = group.pods[0].failure()
+    assert (code, failure.reason, failure.retryable) == (6, "ChecksumMismatch", False)
+
+
+def test_sigterm_ends_a_pod_within_five_seconds(tmp_path: Path, run: Run) -> None:
+    group = run(write_layout(tmp_path / "layout", 1))
+    group.wait_ready()
+    assert group.pods[0].get("/healthz")[0] == 200
+    assert 'shardedmodel_rank_state{rank="0",state="ready"} 1.0' in group.pods[0].get("/metrics")[1]
+    assert group.pods[0].terminate() < 5
+    assert group.pods[0].process.returncode == 0

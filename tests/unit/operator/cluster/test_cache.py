@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+
+from shardedmodel_operator.cluster import cache as cache_module
+from shardedmodel_operator.cluster.cache import Key, ObjectCache, key_of
+from shardedmodel_operator.cluster.resources import JOBS, MODELS, PODS, SERVICES, STATEFULSETS
+from tests.unit.operator.cluster.builders import child_body, model_body
+
+LLAMA = Key("team-a", "llama")
+
+
+def cached_version(cache: ObjectCache) -> str:
+    body = cache.model(LLAMA)
+    assert body is not None
+    version: str = body["metadata"]["resourceVersion"]
+    return version
+
+
+def test_a_model_is_found_by_its_key() -> None:
+    cache = ObjectCache()
+    cache.put(MODELS, model_body())
+    assert cache.model(LLAMA) is not None
+    assert cache.model(Key("team-b", "llama")) is None
+
+
+def test_managed_fields_are_not_kept() -> None:
+    cache = ObjectCache()
+    cache.put(MODELS, model_body())
+    body = cache.model(LLAMA)
+    assert body is not None
+    assert "managedFields" not in body["metadata"]
+
+
+def test_an_older_state_does_not_replace_a_newer_one() -> None:
+    cache = ObjectCache()
+    cache.put(MODELS, model_body(version=10))
+    cache.put(MODELS, model_body(version=9))
+    assert cached_version(cache) == "10"
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    cache = ObjectCache()
+    cache.put(MODELS, model_body(version=9))
+    cache.put(MODELS, model_body(version=10))
+    assert cached_version(cache) == "10"
+
+
+def test_a_late_event_cannot_revive_a_deleted_object() -> None:
+    cache = ObjectCache()
+    cache.put(MODELS, model_body(version=1))
+    cache.remove(MODELS, "model-uid")
+    cache.put(MODELS, model_body(version=2))
+    assert cache.model(LLAMA) is None
+
+
+def test_a_model_made_anew_under_the_same_name_is_seen() -> None:
+    cache = ObjectCache()
+    cache.put(MODELS, model_body(uid="old", version=1))
+    cache.put(MODELS, model_body(uid="new", version=2))
+    body = cache.model(LLAMA)
+    assert body is not None
+    assert body["metadata"]["uid"] == "new"
+
+
+def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "TOMBSTONES", 2)
+    cache = ObjectCache()
+    for uid in ("a", "b", "c"):
+        cache.remove(MODELS, uid)
+    assert [cache.is_buried(uid) for uid in ("a", "b", "c")] == [False, True, True]
+
+
+def test_a_model_is_observed_with_its_own_children_only() -> None:
+    cache = ObjectCache()
+    cache.put(JOBS, child_body(uid="mine"))
+    cache.put(JOBS, child_body(uid="other", model="bert"))
+    assert [job.meta.uid for job in cache.observe(LLAMA).jobs] == ["mine"]
+
+
+def test_children_of_every_kind_are_observed() -> None:
+    cache = ObjectCache()
+    cache.put(JOBS, child_body("Job"))
+    cache.put(PODS, child_body("Pod"))
+    cache.put(SERVICES, child_body("Service"))
+    cache.put(STATEFULSETS, child_body("StatefulSet"))
+    seen = cache.observe(LLAMA)
+    assert [len(seen.jobs), len(seen.pods), len(seen.services), len(seen.stateful_sets)] == [1] * 4
+
+
+def test_an_object_without_a_model_is_not_kept() -> None:
+    cache = ObjectCache()
+    cache.put(JOBS, child_body(model=None))
+    assert cache.versions(JOBS) == {}
+
+
+def test_a_child_that_loses_its_label_leaves_its_model() -> None:
+    cache = ObjectCache()
+    cache.put(JOBS, child_body(version=1))
+    cache.put(JOBS, child_body(version=2, model=None))
+    assert cache.observe(LLAMA).jobs == ()
+
+
+def test_removing_what_is_unknown_is_harmless() -> None:
+    cache = ObjectCache()
+    cache.remove(JOBS, "unknown")
+    assert cache.versions(JOBS) == {}
+
+
+def test_a_child_belongs_to_the_model_that_its_label_names() -> None:
+    assert key_of(JOBS, child_body()) == LLAMA
+    assert key_of(JOBS, child_body(model=None)) is None
+    assert str(LLAMA) == "team-a/llama"

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import kubernetes
+import pytest
+
+from shardedmodel_operator.cluster.cache import Key, ObjectCache
+from shardedmodel_operator.cluster.resources import JOBS, MODELS, WATCHED, Resource
+from shardedmodel_operator.reconciling import handlers
+from shardedmodel_operator.reconciling.handlers import (
+    build_registry,
+    connection_info,
+    kopf_settings,
+)
+from shardedmodel_operator.reconciling.queue import WorkQueue
+from tests.unit.operator.cluster.builders import child_body, model_body
+
+LLAMA = Key("team-a", "llama")
+
+
+def enqueued(resource: Resource, event_type: str | None, body: dict[str, Any]) -> int:
+    """Send one event; gives how many keys it enqueued."""
+    queue = WorkQueue(lambda: 0.0)
+    handler = handlers._event_handler(resource, ObjectCache(), queue)
+    asyncio.run(handler(event={"type": event_type, "object": body}, name="", retry=0))
+    return queue.depth()
+
+
+@pytest.mark.parametrize("event_type", [None, "ADDED", "MODIFIED", "DELETED"])
+def test_every_kind_of_event_enqueues_the_owner(event_type: str | None) -> None:
+    assert enqueued(JOBS, event_type, child_body()) == 1
+    assert enqueued(MODELS, event_type, model_body()) == 1
+
+
+def test_an_object_of_nobody_enqueues_nothing() -> None:
+    assert enqueued(JOBS, "ADDED", child_body(model=None)) == 0
+
+
+def test_a_deleted_object_leaves_the_cache() -> None:
+    cache, queue = ObjectCache(), WorkQueue(lambda: 0.0)
+    cache.put(MODELS, model_body())
+    handler = handlers._event_handler(MODELS, cache, queue)
+    asyncio.run(handler(event={"type": "DELETED", "object": model_body()}))
+    assert cache.model(LLAMA) is None
+
+
+def test_an_index_handler_fills_the_cache() -> None:
+    cache = ObjectCache()
+    asyncio.run(handlers._index_handler(MODELS, cache)(body=model_body()))
+    assert cache.model(LLAMA) is not None
+
+
+def test_nothing_is_registered_that_leaves_a_trace_on_objects() -> None:
+    registry = build_registry(ObjectCache(), WorkQueue(lambda: 0.0))
+    assert not registry._changing.get_all_handlers()
+    assert not registry._spawning.get_all_handlers()
+    assert len(registry._watching.get_all_handlers()) == len(WATCHED)
+    assert len(registry._indexing.get_all_handlers()) == len(WATCHED)
+
+
+def test_children_are_selected_by_the_server_and_models_are_not() -> None:
+    selectors = kopf_settings().watching.label_selectors
+    assert "shardedmodels" not in selectors
+    assert selectors["pods"] == "app.kubernetes.io/managed-by=shardedmodel-operator"
+
+
+def test_kopf_writes_nothing_and_never_waits_for_ever() -> None:
+    settings = kopf_settings()
+    assert not settings.posting.enabled
+    assert settings.scanning.disabled
+    assert settings.peering.standalone
+    watching = settings.watching
+    assert None not in (watching.server_timeout, watching.client_timeout, watching.connect_timeout)
+    assert isinstance(watching.server_timeout, int)
+
+
+def test_kopf_gets_no_worker_limit_since_its_index_would_deadlock() -> None:
+    assert kopf_settings().queueing.worker_limit is None
+
+
+def test_kopf_connects_as_the_client_does() -> None:
+    configuration = kubernetes.client.Configuration(host="https://10.0.0.1")
+    configuration.api_key["BearerToken"] = "Bearer abc"
+    configuration.ssl_ca_cert = "/ca.crt"
+    info = connection_info(configuration)
+    assert (info.server, info.ca_path) == ("https://10.0.0.1", "/ca.crt")
+    assert (info.scheme, info.token) == ("Bearer", "abc")
+
+
+def test_kopf_connects_with_a_certificate_where_there_is_no_token() -> None:
+    configuration = kubernetes.client.Configuration(host="https://10.0.0.1")
+    configuration.cert_file, configuration.key_file = "/c.crt", "/c.key"
+    info = connection_info(configuration)
+    assert (info.scheme, info.token, info.certificate_path) == (None, None, "/c.crt")

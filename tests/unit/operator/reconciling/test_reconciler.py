@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from shardedmodel_operator.api.status import ShardedModelStatus
+from shardedmodel_operator.cluster.cache import Key, ObjectCache
+from shardedmodel_operator.cluster.resources import JOBS, MODELS, PODS, Resource
+from shardedmodel_operator.errors import ClusterUnavailable, ObjectRejected
+from shardedmodel_operator.planning.observed import Observed, ReportTarget
+from shardedmodel_operator.planning.result import EventDraft, ObjectRef, Plan
+from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.reconciling import reconciler as module
+from shardedmodel_operator.reconciling.reconciler import Reconciler
+from shardedmodel_runtime.report import GroupReport, ShardProgress
+from tests.unit.operator.cluster.builders import child_body, model_body
+
+LLAMA = Key("team-a", "llama")
+SAME = ShardedModelStatus()
+NEW = ShardedModelStatus(observed_generation=1, phase="Sharding")
+STEP = EventDraft("Normal", "JobCreated", "made")
+
+
+class World:
+    """Cluster, events and reports in one; keeps the order of what is done to it."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.done: list[str] = []
+        self.error = error
+        self.asked: list[ReportTarget] = []
+        self.status: dict[str, Any] = {}
+
+    def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        self.done.append(f"apply {manifest['kind']}")
+        return manifest
+
+    def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        self.done.append(f"delete {resource.kind} {name} {uid}")
+
+    def replace_status(self, body: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+        self.done.append("status")
+        self.status = status
+        return {**model_body(version=2), "status": status}
+
+    async def record(self, body: dict[str, Any], kind: str, reason: str, message: str) -> None:
+        self.done.append(f"event {reason}")
+
+    async def pull(
+        self, targets: Sequence[ReportTarget]
+    ) -> tuple[dict[str, ShardProgress], dict[str, GroupReport]]:
+        self.asked = list(targets)
+        progress = ShardProgress(objects=1, bytes=2, bytes_done=1, bytes_per_second=1, seconds=1)
+        return {targets[0].key: progress}, {}
+
+
+def reconcile(
+    world: World, cache: ObjectCache, decided: Plan, monkeypatch: pytest.MonkeyPatch
+) -> tuple[float | None, Observed | None]:
+    """Reconcile once with a plan that is given; gives the answer and what the planner saw."""
+    seen: list[Observed] = []
+
+    def plan(model: object, observed: Observed, *_: object) -> Plan:
+        seen.append(observed)
+        return decided
+
+    monkeypatch.setattr(module, "plan", plan)
+    target = Reconciler(
+        cluster=world,  # type: ignore[arg-type]
+        cache=cache,
+        events=world,  # type: ignore[arg-type]
+        reports=world,  # type: ignore[arg-type]
+        settings=PlanSettings(runtime_image="runtime:1"),
+        now=lambda: datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    return asyncio.run(target.reconcile(LLAMA)), seen[0] if seen else None
+
+
+def with_model() -> ObjectCache:
+    cache = ObjectCache()
+    cache.put(MODELS, model_body())
+    return cache
+
+
+def test_a_model_that_is_gone_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    assert reconcile(world, ObjectCache(), Plan(NEW), monkeypatch) == (None, None)
+    assert world.done == []
+
+
+def test_at_the_fixed_point_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    reconcile(world, with_model(), Plan(SAME), monkeypatch)
+    assert world.done == []
+
+
+def test_objects_come_before_the_status_that_speaks_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    ref = ObjectRef("batch/v1", "Job", "team-a", "old", "u-1")
+    plan = Plan(NEW, apply=(child_body(),), delete=(ref,), events=(STEP,))
+    reconcile(world, with_model(), plan, monkeypatch)
+    assert world.done == ["apply Job", "delete Job old u-1", "status", "event JobCreated"]
+
+
+def test_the_planner_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(SAME, requeue_after=2.0)
+    assert reconcile(World(), with_model(), plan, monkeypatch)[0] == 2.0
+
+
+def test_what_was_just_applied_is_seen_before_its_event_arrives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = with_model()
+    reconcile(World(), cache, Plan(SAME, apply=(child_body(),)), monkeypatch)
+    assert len(cache.observe(LLAMA).jobs) == 1
+
+
+def test_the_status_that_was_just_written_is_not_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, cache = World(), with_model()
+    reconcile(world, cache, Plan(NEW), monkeypatch)
+    reconcile(world, cache, Plan(NEW), monkeypatch)
+    assert world.done == ["status"]
+
+
+def test_a_refusal_is_told_on_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(ObjectRejected("spec.bogus: not declared"))
+    plan = Plan(NEW, apply=(child_body(),), events=(STEP,))
+    with pytest.raises(ObjectRejected):
+        reconcile(world, with_model(), plan, monkeypatch)
+    assert world.done == ["status", "event ObjectRejected"]
+    stalled = next(c for c in world.status["conditions"] if c["type"] == "Stalled")
+    assert "spec.bogus" in stalled["message"]
+
+
+def test_a_refusal_that_is_told_already_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, cache = World(ObjectRejected("no")), with_model()
+    for _ in range(2):
+        with pytest.raises(ObjectRejected):
+            reconcile(world, cache, Plan(NEW, apply=(child_body(),)), monkeypatch)
+    assert world.done == ["status", "event ObjectRejected"]
+
+
+def test_a_server_that_is_away_leaves_the_status_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(ClusterUnavailable("timeout"))
+    with pytest.raises(ClusterUnavailable):
+        reconcile(world, with_model(), Plan(NEW, apply=(child_body(),)), monkeypatch)
+    assert world.done == []
+
+
+def test_a_running_job_is_asked_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, cache = World(), with_model()
+    cache.put(JOBS, child_body(uid="job-uid"))
+    running = {
+        "phase": "Running",
+        "podIP": "10.0.0.9",
+        "containerStatuses": [{"name": "shard", "state": {"running": {}}}],
+    }
+    pod = child_body("Pod", "llama-shard-x", uid="pod-uid", owner="job-uid", status=running)
+    cache.put(PODS, pod)
+    _, seen = reconcile(world, cache, Plan(SAME), monkeypatch)
+    assert [target.url for target in world.asked] == ["http://10.0.0.9:8080/report"]
+    assert seen is not None
+    assert seen.shard_progress["llama-shard"].bytes_done == 1

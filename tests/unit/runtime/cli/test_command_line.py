@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shardedmodel_runtime
+from shardedmodel_runtime.cli import COMMANDS, main
+from shardedmodel_runtime.cli import shard as shard_command
+from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
+from shardedmodel_runtime.errors import AccessDenied
+from shardedmodel_runtime.layout.job import ShardJob
+from shardedmodel_runtime.report import Failure, ShardSummary
+from tests.builders_layout import Checkpoint, make_checkpoint, shard
+
+
+@pytest.fixture(autouse=True)
+def _same_signals_afterwards() -> object:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return make_checkpoint(tmp_path / "source", "bert")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return (tmp_path / "shards").as_uri()
+
+
+def test_shard_prints_the_layouts_address(
+    checkpoint: Checkpoint, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shard", checkpoint.uri, storage, "--tensor", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{storage}/")
+    assert "made 3 objects" in err
+
+
+def test_shard_leaves_its_summary_for_the_kubelet(
+    tmp_path: Path, checkpoint: Checkpoint, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    arguments = ["shard", checkpoint.uri, storage, "--tensor", "2", "--json"]
+    assert main([*arguments, "--termination-log", str(log)]) == 0
+    assert log.read_text() == capsys.readouterr().out.strip()
+    assert ShardSummary.model_validate_json(log.read_bytes()).objects == 3
+
+
+def test_shard_leaves_its_failure_for_the_kubelet(
+    tmp_path: Path, checkpoint: Checkpoint, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    arguments = ["shard", f"{checkpoint.uri}-gone", storage, "--tensor", "2"]
+    assert main([*arguments, "--termination-log", str(log)]) == 4
+    failure = Failure.model_validate_json(log.read_bytes())
+    assert (failure.reason, failure.retryable) == ("NotFound", False)
+    assert capsys.readouterr().err == f"error: NotFound: {failure.message}\n"
+
+
+def test_an_unexpected_error_is_reported_without_its_text(
+    tmp_path: Path, checkpoint: Checkpoint, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ShardJob) -> ShardSummary:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(ShardJob, "run", fail)
+    log = tmp_path / "log"
+    arguments = ["shard", checkpoint.uri, storage, "--tensor", "2"]
+    with pytest.raises(ZeroDivisionError):
+        main([*arguments, "--termination-log", str(log)])
+    failure = Failure.model_validate_json(log.read_bytes())
+    assert failure.reason == "InternalError"
+    assert "secret" not in failure.message
+
+
+def test_shard_names_what_no_rule_matched(
+    tmp_path: Path, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_checkpoint(tmp_path / "source", "bert", config={"model_type": "unheard-of"})
+    rules = '[{"match": "*.query.weight", "strategy": "heads"}]'
+    assert main(["shard", source.uri, storage, "--tensor", "2", "--rules", rules]) == 0
+    assert "which every rank holds whole: embeddings." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--tensor", "0"], "parallelism.tensor: 0"),
+        (["--tensor", "3"], "InvalidSharding"),
+        (["--tensor", "2", "--pipeline", "2"], "parallelism.pipeline: 2"),
+        (["--tensor", "2", "--rules", "{"], "--rules: '{' is not JSON"),
+        (["--tensor", "2", "--rules", "{}"], "give a JSON list"),
+        (["--tensor", "2", "--rules", '[{"match": "*"}]'], "number 0"),
+        (["--tensor", "2", "--rules", '[{"match": "*", "strategy": 1}]'], "number 0"),
+        (["--tensor", "2", "--source-endpoint-url", "x"], "endpointUrl: 'x'"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_exit_code_2(
+    checkpoint: Checkpoint,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    complaint: str,
+) -> None:
+    assert main(["plan", checkpoint.uri, *flags]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["shard"],
+        ["plan", "file:///x", "--tensor", "two"],
+        ["plan", "file:///x", "--tens", "2"],
+        ["verify", "file:///x", "--nonsense"],
+    ],
+)
+def test_unknown_arguments_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "shard", "verify", "unshard"])
+def test_help_names_the_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert "exit codes:" in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert all(summary in out for summary in COMMANDS.values())
+
+
+def test_commands_but_rank_import_no_torch(checkpoint: Checkpoint) -> None:
+    code = (
+        "import sys; from shardedmodel_runtime.cli import main; "
+        f"main(['plan', '{checkpoint.uri}', '--tensor', '2']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupt_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shardedmodel_runtime.cli.plan.run", interrupt)
+    assert main(["plan", "file:///x", "--tensor", "2"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_sigterm_ends_the_job_through_its_cleanups() -> None:
+    with pytest.raises(SystemExit) as caught:
+        shard_command._terminate(signal.SIGTERM, None)
+    assert caught.value.code == 143
+
+
+def test_half_a_key_pair_is_no_access(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOURCE_AWS_ACCESS_KEY_ID", "key")
+    assert main(["plan", checkpoint.uri, "--tensor", "2"]) == AccessDenied.exit_code
+    assert "SOURCE_AWS_SECRET_ACCESS_KEY is not set" in capsys.readouterr().err
+
+
+def test_the_plan_is_a_table(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", checkpoint.uri, "--tensor", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "encoder.layer.*.attention.self.query.weight" in out
+    assert "[16, 32]" in out
+
+
+def test_the_plan_warns_of_what_no_rule_matched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_checkpoint(tmp_path / "other", "bert", config={"model_type": "unheard-of"})
+    rules = '[{"match": "*.query.weight", "strategy": "heads"}]'
+    assert main(["plan", source.uri, "--tensor", "2", "--rules", rules]) == 0
+    out = capsys.readouterr().out
+    assert "replicate (no rule)" in out
+    assert "warning: no rule matched" in out
+    assert "more" in out
+
+
+def test_the_plan_as_json_has_every_tensor_and_every_rank(
+    checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", checkpoint.uri, "--tensor", "2", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["tensors"].keys() == checkpoint.tensors.keys()
+    assert len(plan["rankBytes"]) == 2
+    assert plan["bytes"] == checkpoint.tensor_bytes
+
+
+def test_a_whole_layout_is_verified(
+    checkpoint: Checkpoint, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = shard(checkpoint.uri, storage, 2)[2]
+    assert main(["verify", uri]) == 0
+    assert "3 objects, 0.1 MB: all as the manifest says" in capsys.readouterr().out
+
+
+def flip_last_bit(uri: str) -> None:
+    path = Path(uri.removeprefix("file://")) / "common/part-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_broken_layout_is_exit_code_6_and_named(
+    checkpoint: Checkpoint, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = shard(checkpoint.uri, storage, 2)[2]
+    flip_last_bit(uri)
+    assert main(["verify", uri]) == 6
+    assert "error: ChecksumMismatch: common/part-00000" in capsys.readouterr().err
+    assert main(["verify", uri, "--json"]) == 6
+    result = json.loads(capsys.readouterr().out)
+    assert [problem["key"] for problem in result["problems"]] == ["common/part-00000.safetensors"]
+
+
+def test_a_layout_that_is_not_there_is_exit_code_6(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", f"{storage}/nope"]) == 6
+    assert capsys.readouterr().err.startswith("error: LayoutNotFound: ")
+
+
+def test_a_layout_is_put_together_again(
+    tmp_path: Path, checkpoint: Checkpoint, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = shard(checkpoint.uri, storage, 2)[2]
+    assert main(["unshard", uri, str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/out/model.safetensors\n"
+    assert main(["unshard", uri, str(tmp_path / "again"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "files": [f"{tmp_path}/again/model.safetensors"],
+        "bytes": checkpoint.tensor_bytes,
+        "tensors": len(checkpoint.tensors),
+    }
+
+
+def test_a_broken_layout_is_not_put_together(
+    tmp_path: Path, checkpoint: Checkpoint, storage: str
+) -> None:
+    uri = shard(checkpoint.uri, storage, 2)[2]
+    flip_last_bit(uri)
+    assert main(["unshard", uri, str(tmp_path / "out")]) == 6
+    assert not (tmp_path / "out").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_one_line_that_is_rewritten() -> None:
+    stream = Terminal()
+    with ProgressLine(lambda: "half done", stream):
+        pass
+    assert stream.getvalue() == "\r\x1b[Khalf done\n"
+
+
+def test_a_log_sees_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardedmodel_runtime.cli.progress.LOG_SECONDS", 0.01)
+    told: list[None] = []
+    stream = io.StringIO()
+
+    def describe() -> str:
+        told.append(None)
+        return "half done"
+
+    with ProgressLine(describe, stream):
+        while not told:
+            pass
+    assert stream.getvalue().startswith("half done\n")
+
+
+def test_megabytes_are_decimal() -> None:
+    assert megabytes(1_234_567_890) == "1,234.6 MB"
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shardedmodel_runtime", "--version"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == shardedmodel_runtime.__version__

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+
+
+def config(**values: Any) -> ModelLoadConfig:
+    return ModelLoadConfig.parse({"layout": "file:///layout", **values})
+
+
+def test_what_is_not_given_has_a_default_that_loads_one_rank() -> None:
+    assert (config().world_size, config().rank, config().verify) == (1, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("world_size", 0),
+        ("concurrency", 0),
+        ("device", "tpu"),
+        ("range_bytes", 0),
+        ("deadline_seconds", 0),
+        ("retries", 3),
+        ("layout", ""),
+    ],
+)
+def test_a_wrong_or_unknown_field_is_named_with_its_value(field: str, value: object) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        config(**{field: value})
+    assert error.value.message.startswith(f"{field}: {value!r}: ")
+
+
+def test_a_rank_outside_its_group_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"rank 2 is not in \[0, 2\)"):
+        config(world_size=2, rank=2)

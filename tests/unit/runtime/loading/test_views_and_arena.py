@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
+from shardedmodel_runtime.layout.manifest import ManifestTensor, PlacedTensor
+from shardedmodel_runtime.loading import memory
+from shardedmodel_runtime.loading.arena import HostArena, choose_device
+from shardedmodel_runtime.loading.views import TORCH_DTYPES, tensor_views
+from tests.builders_rank_layout import write_layout
+
+
+def test_a_torch_dtype_has_the_bits_of_its_safetensors_dtype() -> None:
+    bits = {name: 8 * dtype.itemsize for name, dtype in TORCH_DTYPES.items()}
+    assert bits == {name: DTYPE_BITS[name] for name in TORCH_DTYPES}
+
+
+def test_only_sub_byte_dtypes_have_no_torch_dtype() -> None:
+    assert DTYPE_BITS.keys() - TORCH_DTYPES.keys() == {"F4", "F6_E2M3", "F6_E3M2"}
+
+
+def test_a_tensor_of_a_sub_byte_dtype_is_its_raw_bytes(tmp_path: Path) -> None:
+    manifest = write_layout(tmp_path, 1).manifest
+    item = manifest.objects[0].model_copy(
+        update={"data_start": 0, "tensors": {"t": PlacedTensor(shape=[2, 4], start=0, end=4)}}
+    )
+    of_f4 = ManifestTensor(dtype="F4", shape=[2, 4], strategy="column", dim=0)
+    manifest = manifest.model_copy(update={"tensors": {"t": of_f4}})
+    data = torch.tensor([1, 2, 3, 4], dtype=torch.uint8)
+    assert tensor_views(manifest, item, data)["t"].tolist() == [1, 2, 3, 4]
+
+
+def test_bytes_land_in_the_tensor_itself() -> None:
+    arena = HostArena(4)
+    with arena.landing(1, 3) as view:
+        view[:] = b"\x07\x08"
+    arena.finish()
+    assert arena.tensor[1:3].tolist() == [7, 8]
+
+
+def test_an_automatic_device_is_the_cpu_where_cuda_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto", 0) == torch.device("cpu")
+
+
+def test_cuda_that_is_missing_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="needs CUDA device 0"):
+        choose_device("cuda", 0)
+
+
+def test_each_local_rank_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto", 1) == torch.device("cuda", 1)
+
+
+def test_more_local_ranks_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigurationError, match="torch finds 2"):
+        choose_device("auto", 2)
+
+
+def test_without_proc_the_peak_of_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "Path", lambda _: Path("/nonexistent"))
+    assert memory.peak_memory_bytes() == 0

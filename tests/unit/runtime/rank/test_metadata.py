@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from shardedmodel_runtime.errors import GroupError
+from shardedmodel_runtime.rank import metadata
+from shardedmodel_runtime.rank.store import DistError, Store
+from tests.builders_rank_layout import write_layout
+
+
+@pytest.mark.parametrize("size", [0, 5, metadata.CHUNK_BYTES, metadata.CHUNK_BYTES + 1])
+def test_what_rank_0_publishes_arrives(size: int) -> None:
+    store, data = HashStore(), bytes(range(256)) * (size // 256) + bytes(size % 256)
+    metadata.broadcast(store, data)
+    assert metadata.receive(store) == data
+
+
+def test_nothing_arrives_before_it_is_published() -> None:
+    assert metadata.receive(HashStore()) is None
+
+
+def test_bytes_that_changed_on_the_way_are_refused() -> None:
+    store = HashStore()
+    metadata.broadcast(store, b"manifest")
+    store.set("manifest/0", "manifesT")
+    with pytest.raises(GroupError, match="other bytes"):
+        metadata.receive(store)
+
+
+def test_a_manifest_that_never_comes_is_a_group_error() -> None:
+    with pytest.raises(GroupError, match="did not publish"):
+        metadata.await_manifest(HashStore, 0.15)
+
+
+def test_a_rank_waits_through_the_loss_of_the_store(tmp_path: Path) -> None:
+    manifest = write_layout(tmp_path).manifest
+    back = HashStore()
+    metadata.broadcast(back, manifest.to_bytes())
+    answers = iter([None, back])
+
+    def connect() -> Store:
+        store = next(answers)
+        if store is None:
+            raise DistError("connection was closed")
+        return store
+
+    assert metadata.await_manifest(connect, 5) == manifest

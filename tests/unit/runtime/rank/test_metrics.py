@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import re
+
+from shardedmodel_runtime.rank.metrics import escape, render
+from shardedmodel_runtime.report import GroupReport, RankReport
+
+GROUP = GroupReport(layout_hash="0123abcd", world_size=2)
+
+
+def test_large_numbers_keep_every_digit() -> None:
+    text = render(GROUP, [RankReport(rank=1, bytes=140_000_000_001)])
+    assert 'shardedmodel_rank_bytes{rank="1"} 140000000001.0' in text.splitlines()
+
+
+def test_a_rank_is_in_exactly_one_state() -> None:
+    text = render(GROUP, [RankReport(rank=0, state="ready")])
+    on = re.findall(r'shardedmodel_rank_state\{rank="0",state="(\w+)"\} 1\.0', text)
+    assert on == ["ready"]
+
+
+def test_phases_are_labelled() -> None:
+    text = render(GROUP, [RankReport(rank=0, phase_seconds={"read": 1.5})])
+    assert 'shardedmodel_rank_phase_seconds{rank="0",phase="read"} 1.5' in text
+
+
+def test_a_time_that_is_not_known_yet_has_no_sample() -> None:
+    assert "shardedmodel_group_join_seconds " not in re.sub(r"# .*\n", "", render(GROUP, []))
+
+
+def test_every_sample_belongs_to_a_family_with_help_and_type() -> None:
+    text = render(GROUP, [RankReport(rank=0, phase_seconds={"read": 1.0})])
+    samples = set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE))
+    assert samples <= set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+
+
+def test_labels_are_escaped() -> None:
+    assert escape('a"b\\c\nd') == r"a\"b\\c\nd"

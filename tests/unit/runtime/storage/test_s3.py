@@ -1,0 +1,257 @@
+"""The S3 store against a client that misbehaves on demand; the real server is in integration."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from shardedmodel_runtime.errors import (
+    ConfigurationError,
+    NotFound,
+    SourceChanged,
+    StorageError,
+    Unavailable,
+)
+from shardedmodel_runtime.storage import s3
+from shardedmodel_runtime.storage.options import Credentials, StoreOptions
+from shardedmodel_runtime.storage.retry import RetryPolicy
+from shardedmodel_runtime.storage.s3 import S3Store
+from shardedmodel_runtime.storage.uri import parse_uri
+
+CONTENT = bytes(range(100))
+
+
+class Body(io.BytesIO):
+    """A response's body that may end early, or fail at its end."""
+
+    def __init__(self, data: bytes, fails: bool = False) -> None:
+        super().__init__(data)
+        self._fails = fails
+
+    def readinto(self, into: Any) -> int:
+        count = super().readinto(into)
+        if count == 0 and self._fails:
+            raise ReadTimeoutError(endpoint_url="http://x")
+        return count
+
+
+class Client:
+    """Answers each call with what the test put under the operation's name, in order."""
+
+    def __init__(self, **answers: list[Any]) -> None:
+        self.answers = answers
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            self.calls.append((operation, arguments))
+            answer = self.answers[operation].pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    def ranges(self) -> list[str]:
+        return [arguments["Range"] for name, arguments in self.calls if name == "get_object"]
+
+
+def refusal(status: int, code: str) -> ClientError:
+    fields = {
+        "Error": {"Code": code, "Message": ""},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(fields, "Operation")
+
+
+def part(start: int, stop: int, *, sent: int | None = None, fails: bool = False) -> dict[str, Any]:
+    """An answer to a ranged GET of ``[start, stop)`` of which ``sent`` bytes come."""
+    data = CONTENT[start:stop][:sent]
+    return {
+        "ContentRange": f"bytes {start}-{stop - 1}/{len(CONTENT)}",
+        "ETag": '"e"',
+        "Body": Body(data, fails),
+    }
+
+
+def make(monkeypatch: pytest.MonkeyPatch, client: Client, attempts: int = 3) -> S3Store:
+    monkeypatch.setattr(s3, "_make_client", lambda options: client)
+    retry = RetryPolicy(attempts=attempts, sleep=lambda seconds: None)
+    return S3Store(parse_uri("s3://bucket/prefix"), StoreOptions(), retry)
+
+
+def read(store: S3Store, start: int, stop: int, digest: str | None = None) -> bytes:
+    into = bytearray(stop - start)
+    store.read_range("key", start, memoryview(into), digest=digest)
+    return bytes(into)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interrupted_range_goes_on_where_it_broke_off(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    client = Client(get_object=[part(10, 50, sent=15, fails=fails), part(25, 50)])
+    store = make(monkeypatch, client)
+    assert read(store, 10, 50) == CONTENT[10:50]
+    assert client.ranges() == ["bytes=10-49", "bytes=25-49"]
+    assert (store.bytes_read, store.requests, store.retries) == (40, 2, 1)
+
+
+def test_a_range_that_never_comes_whole_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(monkeypatch, Client(get_object=[part(0, 10, sent=0) for _ in range(3)]))
+    with pytest.raises(Unavailable, match="ended 10 bytes early"):
+        read(store, 0, 10)
+
+
+def test_a_server_that_ignores_ranges_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {"ETag": '"e"', "Body": Body(CONTENT)}
+    store = make(monkeypatch, Client(get_object=[whole] * 2), attempts=2)
+    with pytest.raises(Unavailable, match="bytes 10-19 asked for, no range received"):
+        read(store, 10, 20)
+
+
+def test_a_range_beyond_the_end_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = part(90, 100) | {"ContentRange": "bytes 90-99/100"}
+    store = make(monkeypatch, Client(get_object=[answer]))
+    with pytest.raises(StorageError, match="ends at byte 100; bytes up to 110"):
+        read(store, 90, 110)
+
+
+def test_a_changed_object_is_noticed_where_the_server_ignores_if_match(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = make(monkeypatch, Client(get_object=[part(0, 10)]))
+    with pytest.raises(SourceChanged):
+        read(store, 0, 10, digest="etag:other")
+
+
+def test_slow_down_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(get_object=[refusal(503, "SlowDown"), part(0, 10)])
+    assert read(make(monkeypatch, client), 0, 10) == CONTENT[:10]
+
+
+def test_an_empty_range_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(monkeypatch, Client())
+    assert read(store, 5, 5) == b""
+    assert store.requests == 0
+
+
+def test_a_small_object_that_is_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = Body(CONTENT)
+    answer = {"ContentLength": 100, "ETag": '"e"', "Body": body}
+    store = make(monkeypatch, Client(get_object=[answer]))
+    with pytest.raises(StorageError, match="100 bytes; at most 50"):
+        store.read("key", limit=50)
+    assert body.closed
+    assert store.bytes_read == 0
+
+
+def test_all_pages_of_a_listing_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(key: str) -> dict[str, Any]:
+        return {"Key": key, "Size": 1, "ETag": '"e"'}
+
+    client = Client(
+        list_objects_v2=[
+            {
+                "Contents": [entry("prefix/"), entry("prefix/a")],
+                "IsTruncated": True,
+                "NextContinuationToken": "t",
+            },
+            {"Contents": [entry("prefix/b")]},
+        ]
+    )
+    assert [info.key for info in make(monkeypatch, client).list()] == ["a", "b"]
+    assert client.calls[1][1]["ContinuationToken"] == "t"
+
+
+def test_a_lost_answer_to_the_completion_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(
+        create_multipart_upload=[{"UploadId": "u"}],
+        upload_part=[{"ETag": "1"}, {"ETag": "2"}],
+        complete_multipart_upload=[refusal(500, "InternalError"), refusal(404, "NoSuchUpload")],
+        head_object=[{"ContentLength": 8, "ETag": '"e"'}],
+    )
+    writer = make(monkeypatch, client).open_writer("key", 8, 5)
+    writer.write_part(0, b"01234")
+    writer.write_part(1, b"567")
+    writer.commit()
+    writer.abort()
+    assert "abort_multipart_upload" not in [name for name, _ in client.calls]
+
+
+def test_an_upload_that_was_lost_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(
+        create_multipart_upload=[{"UploadId": "u"}],
+        complete_multipart_upload=[refusal(404, "NoSuchUpload")],
+        head_object=[{"ContentLength": 3, "ETag": '"older"'}],
+    )
+    writer = make(monkeypatch, client).open_writer("key", 8, 5)
+    with pytest.raises(NotFound):
+        writer.commit()
+
+
+def test_parts_are_put_together_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(
+        create_multipart_upload=[{"UploadId": "u"}],
+        upload_part=[{"ETag": "second"}, {"ETag": "first"}],
+        complete_multipart_upload=[{}],
+    )
+    writer = make(monkeypatch, client).open_writer("key", 8, 5)
+    writer.write_part(1, b"567")
+    writer.write_part(0, b"01234")
+    writer.commit()
+    parts = client.calls[-1][1]["MultipartUpload"]["Parts"]
+    assert [item["ETag"] for item in parts] == ["first", "second"]
+
+
+def test_an_abort_that_fails_is_only_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(
+        create_multipart_upload=[{"UploadId": "u"}],
+        abort_multipart_upload=[refusal(404, "NoSuchUpload")],
+    )
+    make(monkeypatch, client).open_writer("key", 8, 5).abort()
+    assert "is left behind" in caplog.text
+
+
+def test_two_writers_of_one_key_at_once_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(
+        put_object=[
+            refusal(409, "ConditionalRequestConflict"),
+            refusal(412, "PreconditionFailed"),
+        ]
+    )
+    assert not make(monkeypatch, client).write("key", b"x", if_absent=True)
+
+
+def test_a_bucket_that_may_not_be_described_may_still_be_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make(monkeypatch, Client(head_bucket=[refusal(403, "403")])).require_root()
+
+
+def test_a_missing_bucket_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(head_bucket=[refusal(404, "404")])
+    with pytest.raises(NotFound, match=r"s3://bucket/prefix: the bucket does not exist"):
+        make(monkeypatch, client).require_root()
+
+
+def test_an_endpoint_that_only_the_client_refuses_is_refused_by_its_field() -> None:
+    with pytest.raises(ConfigurationError, match=r"endpointUrl: .*http://-x-"):
+        s3._make_client(StoreOptions("http://-x-", credentials=Credentials("key", "secret")))
+
+
+def test_no_endpoint_means_a_name_per_bucket_and_an_endpoint_paths() -> None:
+    credentials = Credentials("key", "secret", "token")
+    aws = s3._make_client(StoreOptions(region="eu-central-1", credentials=credentials))
+    own = s3._make_client(StoreOptions("http://localhost:1", credentials=credentials))
+    assert aws.meta.region_name == "eu-central-1"
+    assert aws.meta.config.s3 == {}
+    assert own.meta.config.s3 == {"addressing_style": "path"}
+    aws.close()
+    own.close()

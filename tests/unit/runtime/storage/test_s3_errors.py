@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    ReadTimeoutError,
+)
+
+from shardedmodel_runtime.errors import (
+    AccessDenied,
+    ConfigurationError,
+    NotFound,
+    ShardedModelError,
+    SourceChanged,
+    StorageError,
+    Unavailable,
+)
+from shardedmodel_runtime.storage.s3_errors import translate
+
+
+def answer(status: int, code: str = "") -> ClientError:
+    return ClientError(
+        {
+            "Error": {"Code": code, "Message": "said\nso"},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        },
+        "GetObject",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "says"),
+    [
+        (answer(404, "NoSuchBucket"), NotFound, "the bucket does not exist"),
+        (answer(404, "NoSuchKey"), NotFound, "the object does not exist"),
+        (answer(412, "PreconditionFailed"), SourceChanged, "changed"),
+        (answer(403, "SignatureDoesNotMatch"), AccessDenied, "SignatureDoesNotMatch: said so"),
+        (answer(403), AccessDenied, "access denied"),
+        (answer(403, "RequestTimeTooSkewed"), AccessDenied, "clock"),
+        (answer(400, "ExpiredToken"), AccessDenied, "out of date"),
+        (answer(301, "PermanentRedirect"), ConfigurationError, "another region"),
+        (answer(503, "SlowDown"), Unavailable, "SlowDown"),
+        (answer(400, "RequestTimeout"), Unavailable, "unavailable"),
+        (answer(429), Unavailable, "429"),
+        (answer(500, "InternalError"), Unavailable, "InternalError"),
+        (answer(400, "EntityTooLarge"), StorageError, "refused"),
+        (NoCredentialsError(), AccessDenied, "no complete credentials"),
+        (EndpointConnectionError(endpoint_url="http://x"), Unavailable, "http://x"),
+        (ConnectTimeoutError(endpoint_url="http://x"), Unavailable, "timed? ?out|timeout"),
+        (ReadTimeoutError(endpoint_url="http://x"), Unavailable, "timed? ?out|timeout"),
+        (IncompleteReadError(actual_bytes=1, expected_bytes=2), Unavailable, "1 read"),
+        (ParamValidationError(report="bad name"), ConfigurationError, "bad name"),
+        (BotoCoreError(), StorageError, "unspecified"),
+    ],
+)
+def test_every_failure_names_the_object_and_who_is_to_blame(
+    error: BotoCoreError | ClientError, expected: type[ShardedModelError], says: str
+) -> None:
+    translated = translate(error, "s3://bucket/key")
+    assert type(translated) is expected
+    assert translated.message.startswith("s3://bucket/key: ")
+    with pytest.raises(expected, match=f"(?i){says}"):
+        raise translated
