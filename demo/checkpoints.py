@@ -70,7 +70,7 @@ def _make_llama(folder: Path) -> None:
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = LlamaForCausalLM(config).bfloat16()
     folder.mkdir(parents=True)
     model.save_pretrained(folder, max_shard_size=LLAMA_SHARD_SIZE)
 

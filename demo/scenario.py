@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +86,6 @@ def install_operator(kubectl: Kubectl, references: dict[str, str]) -> None:
         *("--set", f"runtimeImage={references[RUNTIME_IMAGE.tag]}"),
         *("--wait", "--timeout", "120s"),
     ]
-    if _refuses_unknown_fields(kubectl):
-        # Servers before 1.25 refuse a CRD with CEL rules when it is applied on the server's side.
-        arguments.append("--server-side=false")
     kubectl.helm(*arguments, timeout=180)
 
 
@@ -180,8 +176,3 @@ def store_credentials() -> dict[str, str]:
 def _owner_kind(item: dict[str, Any]) -> str:
     owners = item["metadata"].get("ownerReferences") or [{}]
     return str(owners[0].get("kind", ""))
-
-
-def _refuses_unknown_fields(kubectl: Kubectl) -> bool:
-    version = json.loads(kubectl.run("version", "-o", "json"))["serverVersion"]
-    return int(re.sub(r"\D", "", version["minor"])) < 25

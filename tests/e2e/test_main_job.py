@@ -15,7 +15,8 @@ from safetensors.torch import load, load_file
 
 from demo import checkpoints, scenario
 from demo.checkpoints import Store
-from tests.e2e.world import DEMO_NAMESPACE, READY_SECONDS, World, manifest
+from demo.scenario import DEMO_NAMESPACE
+from tests.e2e.world import READY_SECONDS, World, manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -195,8 +196,8 @@ def test_minilm_gives_the_same_embeddings_from_the_recombined_weights(minilm: Lo
     tokens = AutoTokenizer.from_pretrained(folder)(
         ["a sharded model", "cut once, loaded in parallel"], padding=True, return_tensors="pt"
     )
-    reference = BertModel.from_pretrained(folder).eval()
-    rebuilt = BertModel(reference.config).eval()
+    reference = BertModel.from_pretrained(folder).train(False)
+    rebuilt = BertModel(reference.config).train(False)
     rebuilt.load_state_dict(
         {name: recombine(minilm, name) for name in minilm.original}, strict=False
     )
@@ -261,4 +262,4 @@ def test_a_killed_rank_pod_comes_back_and_the_model_is_ready_again(world: World)
 
 
 def _is_rank(pod: dict[str, Any]) -> bool:
-    return pod["metadata"]["ownerReferences"][0]["kind"] == "StatefulSet"
+    return str(pod["metadata"]["ownerReferences"][0]["kind"]) == "StatefulSet"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.world import DEMO_NAMESPACE, World, manifest
+from demo.scenario import DEMO_NAMESPACE
+from tests.e2e.world import World, manifest
 
 pytestmark = pytest.mark.e2e
 

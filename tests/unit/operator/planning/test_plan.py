@@ -443,7 +443,7 @@ def test_readiness_comes_from_the_pods_when_no_report_can_be_pulled() -> None:
     decided = cluster.settle()
     assert cluster.model.status.holds("Ready")
     assert cluster.model.status.holds("GroupFormed")
-    assert decided.requeue_after == 10.0
+    assert decided.requeue_after == cluster.settings.poll_seconds
 
 
 def test_load_figures_stay_when_reports_can_no_longer_be_pulled() -> None:
