@@ -40,7 +40,7 @@ demo-down: setup ## Take the demo away again, all of it
 .PHONY: test
 test: setup lint ## Lint, then unit, integration and end-to-end tests with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m coverage run -m pytest tests $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage run -m pytest tests/unit tests/integration tests/e2e $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --fail-under=$(COVERAGE_FLOOR)
 

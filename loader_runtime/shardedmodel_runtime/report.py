@@ -7,6 +7,7 @@ Field names are camelCase on the wire, as in the resource's status.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -47,7 +48,16 @@ class Wire(BaseModel):
         return self.model_dump_json(by_alias=True)
 
 
-class Failure(Wire):
+class Termination(Wire):
+    """Base of what a container leaves for the kubelet when it ends."""
+
+    def leave_in(self, log: Path | None) -> None:
+        """Write to the termination log, of which the kubelet keeps 4 KiB; None: nowhere."""
+        if log is not None:
+            log.write_bytes(self.to_json().encode()[:TERMINATION_MESSAGE_LIMIT])
+
+
+class Failure(Termination):
     """Why a process gave up: the termination message of a Job or rank container."""
 
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
@@ -84,7 +94,7 @@ class ReplicatedSummary(Wire):
     examples: list[str] = Field(default_factory=list, max_length=5)
 
 
-class ShardSummary(Wire):
+class ShardSummary(Termination):
     """What the pre-shard Job made or found: its termination message on success (≤ 4 KiB)."""
 
     kind: Literal["ShardSummary"] = "ShardSummary"

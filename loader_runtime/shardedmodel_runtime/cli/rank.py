@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.rank.options import JOIN_TIMEOUT_SECONDS, Place, RankOptions
-from shardedmodel_runtime.rank.supervisor import Supervisor, write_termination
+from shardedmodel_runtime.rank.supervisor import Supervisor
 from shardedmodel_runtime.report import HTTP_PORT, Failure
 
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, metavar="P", help=f"of the report endpoints; default {HTTP_PORT}"
     )
-    parser.add_argument("--termination-log", metavar="FILE", help="write a failure here")
+    parser.add_argument("--termination-log", type=Path, metavar="FILE", help="write a failure here")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return Supervisor(RankOptions.parse(given), Place.from_environment()).run()
     except ConfigurationError as error:
-        write_termination(arguments.termination_log or "", Failure.of(error))
+        Failure.of(error).leave_in(arguments.termination_log)
         raise

@@ -16,7 +16,7 @@ from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.layout.job import KEEP_DTYPE, ShardJob, ShardRequest
 from shardedmodel_runtime.naming import MANIFEST_KEY
-from shardedmodel_runtime.report import TERMINATION_MESSAGE_LIMIT, Failure, ShardSummary
+from shardedmodel_runtime.report import Failure, ShardSummary
 
 TERMINATED_EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM ended."""
@@ -48,14 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         summary = _shard(arguments)
     except ShardedModelError as error:
-        _write_termination(arguments.termination_log, Failure.of(error).to_json())
+        Failure.of(error).leave_in(arguments.termination_log)
         raise
     except Exception as error:
         text = f"{type(error).__name__}; the container's log has the traceback"
         failure = Failure(reason="InternalError", message=text)
-        _write_termination(arguments.termination_log, failure.to_json())
+        failure.leave_in(arguments.termination_log)
         raise
-    _write_termination(arguments.termination_log, summary.to_json())
+    summary.leave_in(arguments.termination_log)
     if arguments.json:
         print(summary.to_json())
     else:
@@ -132,12 +132,6 @@ def _describe(summary: ShardSummary) -> str:
             f"{megabytes(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
         )
     return text
-
-
-def _write_termination(path: Path | None, text: str) -> None:
-    """Leave a message for the kubelet, which keeps its first 4 KiB."""
-    if path is not None:
-        path.write_bytes(text.encode()[:TERMINATION_MESSAGE_LIMIT])
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

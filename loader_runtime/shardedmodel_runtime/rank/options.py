@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints
@@ -59,7 +60,7 @@ class RankOptions(Options):
     port: int = Field(default=HTTP_PORT, ge=0, le=65535)
     """Of the report endpoints; 0: one that the system chooses."""
 
-    termination_log: str = ""
+    termination_log: Path | None = None
     """File for the reason of a failure; empty: none."""
 
     concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)

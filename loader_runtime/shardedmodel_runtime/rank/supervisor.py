@@ -13,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
@@ -22,7 +21,7 @@ from shardedmodel_runtime.rank.child import Child, spawn
 from shardedmodel_runtime.rank.metrics import render
 from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.rank.options import Place, RankOptions
-from shardedmodel_runtime.report import TERMINATION_MESSAGE_LIMIT, Failure, GroupReport
+from shardedmodel_runtime.report import GroupReport
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ class Supervisor:
                 failure, code = child.failure()
                 if failure is not None:
                     logger.error("rank %d: %s", child.message.rank.rank, failure.message)
-                    write_termination(self._options.termination_log, failure)
+                    failure.leave_in(self._options.termination_log)
                     return code
             if len(ended) == len(self._children):
                 return 0
@@ -175,12 +174,6 @@ def merge_reports(options: RankOptions, children: list[Child]) -> GroupReport:
     if groups:
         return groups[0].model_copy(update={"ranks": own})
     return GroupReport(layout_hash=options.layout_hash, world_size=options.world_size, ranks=own)
-
-
-def write_termination(path: str, failure: Failure) -> None:
-    """Leave a failure for the kubelet, which keeps its first 4 KiB."""
-    if path:
-        Path(path).write_bytes(failure.to_json().encode()[:TERMINATION_MESSAGE_LIMIT])
 
 
 def end_all(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -98,6 +98,17 @@ class Cluster:
         """
         return cls(kubernetes.client.ApiClient(load_configuration()))
 
+    def read(self, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
+        """One object as it is now; None when there is none.
+
+        Raises:
+            ClusterError: see ``errors``.
+        """
+        try:
+            return self._call("get", "GET", resource.path(namespace, name), {})
+        except ObjectNotFound:
+            return None
+
     def apply(self, manifest: Object) -> dict[str, Any]:
         """Server-side apply ``manifest`` and return the object as it is now.
 

@@ -37,6 +37,11 @@ class RankView:
         return self.status.state in HOLDING
 
 
+def tells_load(rank: RankStatus) -> bool:
+    """Whether the figures of a finished load have come; they may follow readiness."""
+    return rank.seconds > 0 and 0 < rank.bytes == rank.bytes_done
+
+
 def view_ranks(groups: Iterable[GroupView], previous: Iterable[RankStatus] = ()) -> list[RankView]:
     """Every rank of the groups. Readiness is the pods', figures are the reports'.
 

@@ -24,6 +24,7 @@ from shardedmodel_operator.planning.groups import (
     wanted,
 )
 from shardedmodel_operator.planning.job import shard_job
+from shardedmodel_operator.planning.load import tells_load
 from shardedmodel_operator.planning.observed import Job, Observed
 from shardedmodel_operator.planning.result import ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
@@ -112,7 +113,7 @@ def _requeue(
     waits += [max(0.0, (at - now).total_seconds()) for at in deadlines if at and at > now]
     if _moving(seen):
         waits.append(settings.poll_seconds)
-    elif any(rank.status.state == "ready" and not rank.status.seconds for rank in seen.ranks):
+    elif any(r.status.state == "ready" and not tells_load(r.status) for r in seen.ranks):
         # Ready, but nobody has told how it loaded yet.
         waits.append(settings.poll_seconds)
     elif _pods_awaited(seen):

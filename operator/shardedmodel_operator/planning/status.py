@@ -19,6 +19,7 @@ from shardedmodel_operator.planning.load import (
     group_statuses,
     listed_ranks,
     load_status,
+    tells_load,
     view_ranks,
 )
 from shardedmodel_operator.planning.settings import PlanSettings
@@ -321,5 +322,5 @@ def _state(status: ShardedModelStatus) -> tuple[object, ...]:
         (sharding.request_hash, sharding.attempt, sharding.layout_hash) if sharding else None,
         [(g.index, g.revision, g.incarnation, g.restarts) for g in status.groups],
         [(c.type, c.status, c.reason) for c in status.conditions],
-        all(rank.seconds for rank in status.ranks),
+        all(tells_load(rank) for rank in status.ranks),
     )

@@ -61,7 +61,7 @@ class Reconciler:
         observed = await self._with_reports(model, self.cache.observe(key))
         decided = plan(model, observed, self.settings, self.now())
         try:
-            await self._act(decided)
+            await self._act(model, decided, observed)
         except (ObjectRejected, ClusterAccessDenied) as e:
             await self._tell_refusal(key, body, model, decided.status, e)
             raise
@@ -80,16 +80,34 @@ class Reconciler:
         shards, groups = await self.reports.pull(targets)
         return replace(observed, shard_progress=shards, group_reports=groups)
 
-    async def _act(self, decided: Plan) -> None:
+    async def _act(self, model: ShardedModel, decided: Plan, observed: Observed) -> None:
+        ours = {("Job", job.meta.name) for job in observed.jobs}
+        ours |= {("Service", service.meta.name) for service in observed.services}
+        ours |= {("StatefulSet", each.meta.name) for each in observed.stateful_sets}
         for manifest in decided.apply:
+            named = (manifest["kind"], manifest["metadata"]["name"])
+            if named not in ours:
+                await self._refuse_to_take_over(model, manifest)
             made = await asyncio.to_thread(self.cluster.apply, manifest)
             # The next look must see it, also before its event arrives.
             self.cache.put(resource_of(made["apiVersion"], made["kind"]), made)
-            logger.info("applied %s %s", manifest["kind"], manifest["metadata"]["name"])
+            logger.info("applied %s %s", *named)
         for ref in decided.delete:
             resource = resource_of(ref.api_version, ref.kind)
             await asyncio.to_thread(self.cluster.delete, resource, ref.namespace, ref.name, ref.uid)
             logger.info("deleted %s %s", ref.kind, ref.name)
+
+    async def _refuse_to_take_over(self, model: ShardedModel, manifest: Object) -> None:
+        """See that what is about to be made is not somebody else's object of the same name."""
+        resource = resource_of(manifest["apiVersion"], manifest["kind"])
+        name = manifest["metadata"]["name"]
+        there = await asyncio.to_thread(self.cluster.read, resource, model.namespace, name)
+        owners = there["metadata"].get("ownerReferences", []) if there else []
+        if there is not None and model.uid not in {owner["uid"] for owner in owners}:
+            raise ObjectRejected(
+                f"{manifest['kind']} {name} exists already and is not this model's; remove it or "
+                "rename the model"
+            )
 
     async def _write_status(self, key: Key, body: Object, status: ShardedModelStatus) -> None:
         written = await asyncio.to_thread(self.cluster.replace_status, body, status.to_object())

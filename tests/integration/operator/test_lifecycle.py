@@ -131,6 +131,22 @@ def test_a_deleted_service_is_made_again(admin: Admin, kubelet: PaperKubelet) ->
     eventually(made_again, "the Service is there again")
 
 
+def test_a_users_service_of_the_same_name_is_not_taken_over(
+    admin: Admin, kubelet: PaperKubelet
+) -> None:
+    theirs = {"selector": {"app": "theirs"}, "ports": [{"port": 80}]}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"}}
+    admin.create(SERVICES, {**service, "spec": theirs})
+    admin.apply_model("taken")
+    kubelet.finish_job(kubelet.job("taken"), summary())
+    kubelet.start_group(kubelet.sets("taken")[0])
+    stalled = admin.wait_for_condition("taken", "Stalled", "True", "ObjectRejected")
+    assert "Service taken exists already" in stalled["message"]
+    assert admin.get(SERVICES, "taken")["spec"]["selector"] == {"app": "theirs"}
+    admin.request("DELETE", f"{SERVICES}/taken")
+    admin.wait_for_condition("taken", "Ready", "True")
+
+
 def test_everything_belongs_to_the_model(admin: Admin, kubelet: PaperKubelet) -> None:
     make_ready(admin, kubelet, "minilm")
     uid = admin.get(MODELS, "minilm")["metadata"]["uid"]

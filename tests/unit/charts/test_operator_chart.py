@@ -110,7 +110,7 @@ def test_every_setting_can_be_set_by_a_value(container: Json) -> None:
 def test_the_operator_has_no_right_that_it_does_not_use(default: list[Json]) -> None:
     granted = dict.fromkeys(rules(only(default, "ClusterRole")))
     watch = {"list", "watch"}
-    make = {*watch, "create", "patch", "delete"}
+    make = {*watch, "get", "create", "patch", "delete"}
     assert set(granted) == {
         *(("shardedmodels", verb) for verb in watch),
         ("shardedmodels/status", "patch"),

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from shardedmodel_operator.api.status import ShardedModelStatus
+from shardedmodel_operator.api.status import ShardedModelStatus, ShardingStatus
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.resources import JOBS, MODELS, PODS, Resource
 from shardedmodel_operator.errors import ClusterUnavailable, ObjectRejected
@@ -33,6 +33,10 @@ class World:
         self.error = error
         self.asked: list[ReportTarget] = []
         self.status: dict[str, Any] = {}
+        self.there: dict[str, Any] | None = None
+
+    def read(self, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
+        return self.there
 
     def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
         if self.error is not None:
@@ -170,3 +174,49 @@ def test_a_running_job_is_asked_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -
     assert [target.url for target in world.asked] == ["http://10.0.0.9:8080/report"]
     assert seen is not None
     assert seen.shard_progress["llama-shard"].bytes_done == 1
+
+
+def test_an_object_of_somebody_else_is_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.there = {"metadata": {"name": "theirs"}}
+    with pytest.raises(ObjectRejected, match="is not this model's; remove it or rename"):
+        reconcile(world, with_model(), Plan(NEW, apply=(child_body(),)), monkeypatch)
+    assert world.done == ["status", "event ObjectRejected"]
+
+
+def test_an_object_of_ours_that_was_not_seen_yet_is_applied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    owner = {"uid": model_body()["metadata"]["uid"]}
+    world.there = {"metadata": {"name": "ours", "ownerReferences": [owner]}}
+    reconcile(world, with_model(), Plan(SAME, apply=(child_body(),)), monkeypatch)
+    assert world.done == ["apply Job"]
+
+
+def progress(done: int) -> ShardedModelStatus:
+    return NEW.model_copy(
+        update={"sharding": ShardingStatus(request_hash="0" * 20, attempt=1, bytes_done=done)}
+    )
+
+
+def test_progress_alone_is_written_at_most_every_ten_seconds() -> None:
+    world, cache = World(), with_model()
+    clock = datetime(2026, 1, 2, tzinfo=UTC)
+    plans = iter([progress(1), progress(2), progress(3)])
+    target = Reconciler(
+        cluster=world,  # type: ignore[arg-type]
+        cache=cache,
+        events=world,  # type: ignore[arg-type]
+        reports=world,  # type: ignore[arg-type]
+        settings=PlanSettings(runtime_image="runtime:1"),
+        now=lambda: clock,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "plan", lambda *_: Plan(next(plans), requeue_after=60.0))
+        written, waits = [], []
+        for seconds in (0, 1, 10):
+            clock += timedelta(seconds=seconds)
+            waits.append(asyncio.run(target.reconcile(LLAMA)))
+            written.append(world.status["sharding"]["bytesDone"])
+    assert (written, waits) == ([1, 1, 3], [60.0, 10.0, 60.0])

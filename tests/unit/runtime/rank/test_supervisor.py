@@ -146,7 +146,7 @@ def test_a_pod_without_ranks_yet_is_not_ready() -> None:
 
 def test_a_failure_is_left_for_the_kubelet(tmp_path: Path) -> None:
     failure = Failure.of(ChecksumMismatch("block 1 differs"))
-    supervisor.write_termination(str(tmp_path / "log"), failure)
+    failure.leave_in(tmp_path / "log")
     assert json.loads((tmp_path / "log").read_text())["reason"] == "ChecksumMismatch"
 
 
@@ -156,7 +156,7 @@ def test_the_longest_failure_fits_a_termination_message() -> None:
 
 
 def test_without_a_termination_log_nothing_is_written(tmp_path: Path) -> None:
-    supervisor.write_termination("", Failure.of(ChecksumMismatch("x")))
+    Failure.of(ChecksumMismatch("x")).leave_in(None)
     assert list(tmp_path.iterdir()) == []
 
 
