@@ -32,16 +32,17 @@ def write_record(folder: Path, outcomes: Iterable[Outcome], steps: Mapping[str, 
 def _figures(outcome: Outcome) -> dict[str, Any]:
     status = outcome.model["status"]
     sharding = status["sharding"]
-    shard_bytes = sum(rank["bytes"] for rank in status["ranks"])
+    ranks = status["ranks"]
     return {
         "name": outcome.model["metadata"]["name"],
         "tensor": outcome.model["spec"]["parallelism"]["tensor"],
         "applyToReadySeconds": seconds_to_ready(outcome.model),
         "phaseSeconds": {span.name: span.seconds for span in outcome.spans},
         "layoutBytes": sharding["bytes"],
-        "sourceBytesRead": sharding.get("sourceBytesRead"),
-        "sourceBytes": sharding.get("sourceBytes"),
-        "presharderPeakMemoryBytes": sharding.get("peakMemoryBytes"),
-        "rankBytes": shard_bytes,
+        "sourceBytes": sharding["sourceBytes"],
+        "sourceBytesRead": sharding["sourceBytesRead"],
+        "presharderPeakMemoryBytes": sharding["peakMemoryBytes"],
+        "rankBytes": [rank["bytes"] for rank in ranks],
+        "rankBytesRead": [rank["bytesRead"] for rank in ranks],
         "load": status["load"],
     }

@@ -164,14 +164,15 @@ def test_every_rank_holds_every_tensor(loaded: Loaded) -> None:
 
 def test_the_source_was_read_exactly_once(loaded: Loaded) -> None:
     weights = sum(tensor.nbytes for tensor in loaded.original.values())
-    assert loaded.status["sharding"]["sourceBytesRead"] == weights
+    sharding = loaded.status["sharding"]
+    assert (sharding["sourceBytes"], sharding["sourceBytesRead"]) == (weights, weights)
 
 
 def test_each_rank_read_exactly_the_bytes_of_its_objects(loaded: Loaded) -> None:
     for rank in loaded.status["ranks"]:
         objects = [each for each in loaded.layout["objects"] if rank["id"] in each["ranks"]]
         own = sum(each["bytes"] for each in objects)
-        assert rank["bytes"] == own
+        assert (rank["bytes"], rank["bytesRead"]) == (own, own)
 
 
 def test_the_status_tells_the_whole_load(loaded: Loaded) -> None:

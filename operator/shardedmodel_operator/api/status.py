@@ -83,6 +83,8 @@ class ShardingStatus(ApiModel):
     """Estimate of what is left; absent when unknown or finished."""
     seconds: Seconds = 0
     """What the Job took."""
+    source_bytes: Bytes = 0
+    """Bytes of the checkpoint's tensors."""
     source_bytes_read: Bytes = 0
     """Bytes read from the source; 0 when the finished layout was found."""
     max_rank_bytes: Bytes = 0
@@ -156,6 +158,8 @@ class RankStatus(ApiModel):
     """Bytes of its shard."""
     bytes_done: Bytes = 0
     """Bytes read and verified."""
+    bytes_read: Bytes = 0
+    """Bytes fetched, repeats included: equal to `bytes` unless something was read again."""
     seconds: Seconds = 0
     """What its load took."""
     bytes_per_second: Rate = 0

@@ -94,6 +94,7 @@ def _figures(report: RankReport) -> RankStatus:
         id=report.rank,
         bytes=report.bytes,
         bytes_done=report.bytes_done,
+        bytes_read=report.bytes_read,
         seconds=round(report.seconds, 3),
         bytes_per_second=float(round(report.bytes_per_second)),
         device=report.device,

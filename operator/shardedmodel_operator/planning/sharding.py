@@ -236,6 +236,7 @@ def _status_of(summary: ShardSummary, request: str, attempt: int) -> ShardingSta
         bytes_done=summary.bytes,
         bytes_per_second=float(round(rate)),
         seconds=round(summary.seconds, 3),
+        source_bytes=summary.source_bytes,
         source_bytes_read=summary.source_bytes_read,
         max_rank_bytes=summary.max_rank_bytes,
         peak_memory_bytes=summary.peak_memory_bytes,
