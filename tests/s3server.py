@@ -163,6 +163,9 @@ class S3Server:
             "-s3",
             f"-s3.port={s3}",
             f"-s3.port.grpc={s3_grpc}",
+            # Servers of other protocols, on fixed ports: two S3 servers would collide on them.
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             f"-s3.config={self.folder / 's3.json'}",
         ]
 

@@ -8,7 +8,6 @@ and ends in seconds; and two that run at once write the same bytes under the sam
 from __future__ import annotations
 
 import logging
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from shardedmodel_runtime.layout.manifest import (
 )
 from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.saver import CheckpointSaver
+from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.naming import MANIFEST_KEY, layout_hash
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ReplicatedSummary, ShardProgress, ShardSummary
@@ -230,8 +230,3 @@ def _require_objects(layout: ObjectStore, manifest: Manifest) -> None:
         ):
             if found != item.bytes:
                 raise LayoutError(f"{item.key} has {found} bytes, not {item.bytes}")
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process had resident so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

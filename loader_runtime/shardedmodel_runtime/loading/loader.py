@@ -12,8 +12,8 @@ from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.loading.arena import Arena, arena_maker, choose_device
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.fetch import Fetcher, Progress, runs_of
-from shardedmodel_runtime.loading.memory import peak_memory_bytes
 from shardedmodel_runtime.loading.views import tensor_views
+from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.opening import StoreOptions, open_store
 

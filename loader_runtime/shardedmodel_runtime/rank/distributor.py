@@ -24,7 +24,7 @@ from shardedmodel_runtime.loading.loader import (
     LoadedShard,
     open_layout,
 )
-from shardedmodel_runtime.loading.memory import peak_memory_bytes
+from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.rank import group, metadata
 from shardedmodel_runtime.rank.entrypoint import Entrypoint, RankContext
 from shardedmodel_runtime.rank.incarnations import Member

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shardedmodel_runtime.errors import ConfigurationError, InvalidSharding
-from shardedmodel_runtime.layout.job import ShardJob, ShardRequest, peak_memory_bytes
+from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
+from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import TERMINATION_MESSAGE_LIMIT

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from shardedmodel_runtime import memory
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
 from shardedmodel_runtime.layout.manifest import ManifestTensor, PlacedTensor
-from shardedmodel_runtime.loading import memory
 from shardedmodel_runtime.loading.arena import HostArena, choose_device
 from shardedmodel_runtime.loading.views import TORCH_DTYPES, tensor_views
 from tests.builders_rank_layout import write_layout
