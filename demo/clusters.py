@@ -83,7 +83,7 @@ class DevCluster:
 
     def down(self, say: Say) -> None:
         """Stop the node and remove every trace of it."""
-        self._cluster.down(progress=say)
+        self._cluster.down(keep_images=False, progress=say)
 
 
 class Kind:

@@ -249,6 +249,14 @@ def test_a_second_model_of_the_same_source_finds_the_finished_layout(
     assert sharding["reused"] is True
 
 
+def test_a_pod_can_hold_several_ranks(world: World) -> None:
+    with world.applied(manifest("together", workers={"gpusPerPod": 2})) as name:
+        status = world.wait_ready(name)
+        ranks = [pod for pod in world.pods(name) if _is_rank(pod)]
+    assert status["load"]["ranksLoaded"] == "2/2"
+    assert len(ranks) == 1
+
+
 def test_a_killed_rank_pod_comes_back_and_the_model_is_ready_again(world: World) -> None:
     with world.applied(manifest("mortal", base="minilm")) as name:
         world.wait_ready(name)
