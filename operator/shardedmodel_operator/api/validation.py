@@ -32,6 +32,14 @@ MAX_SHOWN = 10
 """Problems told in one message; more than that is another file altogether."""
 
 
+CONTAINER_LISTS: Mapping[str, tuple[str, type]] = {
+    "env": ("name", str),
+    "volumeMounts": ("mountPath", str),
+    "ports": ("containerPort", int),
+}
+"""Lists of a container that are merged, by the field that names their items (PodSpec)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with a spec: the field's path, and the value and what to do."""
@@ -147,3 +155,16 @@ def _named_lists(path: str, spec: Mapping[str, Any]) -> Iterator[Problem]:
         for index, item in enumerate(items):
             if not isinstance(item, dict) or not isinstance(item.get("name"), str):
                 yield Problem(f"{path}.{field}[{index}].name", "is required")
+            elif field != "volumes":
+                yield from _container_lists(f"{path}.{field}[{index}]", item)
+
+
+def _container_lists(path: str, container: Mapping[str, Any]) -> Iterator[Problem]:
+    for field, (key, kind) in CONTAINER_LISTS.items():
+        items = container.get(field, [])
+        if not isinstance(items, list):
+            yield Problem(f"{path}.{field}", "is not a list")
+            continue
+        for index, item in enumerate(items):
+            if not isinstance(item, dict) or not isinstance(item.get(key), kind):
+                yield Problem(f"{path}.{field}[{index}].{key}", "is required")

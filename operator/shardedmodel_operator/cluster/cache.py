@@ -83,7 +83,7 @@ class ObjectCache:
     def __init__(self) -> None:
         self._entries: dict[Resource, dict[str, _Entry]] = defaultdict(dict)
         self._uids: dict[tuple[Resource, Key], set[str]] = defaultdict(set)
-        self._buried: OrderedDict[str, None] = OrderedDict()
+        self._buried: OrderedDict[str, int] = OrderedDict()
 
     def put(self, resource: Resource, body: Object) -> None:
         """Keep ``body``, trimmed, unless a newer state of it or its end is known.
@@ -92,17 +92,22 @@ class ObjectCache:
         """
         uid, key = body["metadata"]["uid"], key_of(resource, body)
         known = self._entries[resource].get(uid)
-        if uid in self._buried or (known is not None and known.version > version(body)):
+        if self.is_buried(body) or (known is not None and known.version > version(body)):
             return
+        self._buried.pop(uid, None)
         self._drop(resource, uid)
         if key is not None:
             self._entries[resource][uid] = _Entry(key, version(body), TRIM[resource](body))
             self._uids[resource, key].add(uid)
 
-    def remove(self, resource: Resource, uid: str) -> None:
-        """Forget an object for good."""
+    def remove(self, resource: Resource, uid: str, at: int) -> None:
+        """Forget an object that had gone at version ``at``.
+
+        Only states up to that version stay forgotten: a watch with a selector calls an object
+        deleted that has merely lost its label, and it comes back when the label does.
+        """
         self._drop(resource, uid)
-        self._buried[uid] = None
+        self._buried[uid] = max(at, self._buried.get(uid, 0))
         while len(self._buried) > TOMBSTONES:
             self._buried.popitem(last=False)
 
@@ -128,9 +133,9 @@ class ObjectCache:
         """Version of each object of a kind by its uid."""
         return {uid: entry.version for uid, entry in self._entries[resource].items()}
 
-    def is_buried(self, uid: str) -> bool:
-        """Whether the object is known to be gone."""
-        return uid in self._buried
+    def is_buried(self, body: Object) -> bool:
+        """Whether the object is known to have gone after this state of it."""
+        return version(body) <= self._buried.get(body["metadata"]["uid"], -1)
 
     def _values(self, resource: Resource, key: Key) -> list[Any]:
         entries = self._entries[resource]

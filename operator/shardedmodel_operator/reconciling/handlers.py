@@ -14,7 +14,7 @@ from typing import Any
 import kopf
 import kubernetes
 
-from shardedmodel_operator.cluster.cache import ObjectCache, key_of
+from shardedmodel_operator.cluster.cache import ObjectCache, key_of, version
 from shardedmodel_operator.cluster.client import load_configuration
 from shardedmodel_operator.cluster.resources import CHILDREN, WATCHED, Object, Resource
 from shardedmodel_operator.planning.labels import MANAGED_BY, MANAGER
@@ -116,7 +116,7 @@ def _event_handler(
     async def enqueue(event: kopf.RawEvent, **_: Any) -> None:
         body: Object = event["object"]
         if event["type"] == "DELETED":
-            cache.remove(resource, body["metadata"]["uid"])
+            cache.remove(resource, body["metadata"]["uid"], version(body))
         key = key_of(resource, body)
         if key is not None:
             await queue.add(key)

@@ -84,11 +84,17 @@ class Reconciler:
         ours = {("Job", job.meta.name) for job in observed.jobs}
         ours |= {("Service", service.meta.name) for service in observed.services}
         ours |= {("StatefulSet", each.meta.name) for each in observed.stateful_sets}
+        refusals: list[ClusterError] = []
         for manifest in decided.apply:
             named = (manifest["kind"], manifest["metadata"]["name"])
-            if named not in ours:
-                await self._refuse_to_take_over(model, manifest)
-            made = await asyncio.to_thread(self.cluster.apply, manifest)
+            try:
+                if named not in ours:
+                    await self._refuse_to_take_over(model, manifest)
+                made = await asyncio.to_thread(self.cluster.apply, manifest)
+            except (ObjectRejected, ClusterAccessDenied) as e:
+                # The rest goes on: what is deleted may free the quota that refused this.
+                refusals.append(e)
+                continue
             # The next look must see it, also before its event arrives.
             self.cache.put(resource_of(made["apiVersion"], made["kind"]), made)
             logger.info("applied %s %s", *named)
@@ -96,6 +102,8 @@ class Reconciler:
             resource = resource_of(ref.api_version, ref.kind)
             await asyncio.to_thread(self.cluster.delete, resource, ref.namespace, ref.name, ref.uid)
             logger.info("deleted %s %s", ref.kind, ref.name)
+        if refusals:
+            raise refusals[0]
 
     async def _refuse_to_take_over(self, model: ShardedModel, manifest: Object) -> None:
         """See that what is about to be made is not somebody else's object of the same name."""
@@ -124,7 +132,7 @@ class Reconciler:
     ) -> None:
         """Say on the model why it cannot go on; the planner's Events speak of what was refused."""
         status = refused(planned, model.status, error, self.now())
-        if status != model.status:
+        if worth_writing(model.status, status, self.written.get(key), self.now()):
             await self._write_status(key, body, status)
             await self._record(body, EventDraft("Warning", error.reason, error.message))
 

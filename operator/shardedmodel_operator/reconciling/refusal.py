@@ -34,7 +34,8 @@ def refused(
         _condition(kind, status, previous, planned.observed_generation, error, now)
         for kind, status in (("Ready", "False"), ("Stalled", "True"))
     ]
-    return planned.model_copy(update={"phase": "Failed", "conditions": [*said, *kept]})
+    phase = "Degraded" if planned.holds("Available") else "Failed"
+    return planned.model_copy(update={"phase": phase, "conditions": [*said, *kept]})
 
 
 def _condition(

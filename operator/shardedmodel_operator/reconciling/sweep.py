@@ -58,8 +58,8 @@ def find_gaps(
             body
             for body in listed
             if key_of(resource, body) is not None
-            and not cache.is_buried(uid := body["metadata"]["uid"])
-            and version(body) > now.get(uid, -1)
+            and not cache.is_buried(body)
+            and version(body) > now.get(body["metadata"]["uid"], -1)
         ],
     )
 
@@ -137,8 +137,9 @@ class Sweeper:
     ) -> bool:
         """Bring the cache up to the list; tells whether the watch missed anything."""
         gaps = find_gaps(before, listed, self._cache, resource)
+        held = self._cache.versions(resource)
         for uid in gaps.vanished:
-            self._cache.remove(resource, uid)
+            self._cache.remove(resource, uid, held[uid])
         for body in gaps.behind:
             self._cache.put(resource, body)
         if gaps.vanished or gaps.behind:

@@ -117,6 +117,21 @@ CASES: list[tuple[str, ModelBuilder, str]] = [
         "spec.workers.template.spec.containers[0].name: is required",
     ),
     (
+        "variable that is a text",
+        with_template({"spec": {"containers": [{"name": "rank", "env": ["A=B"]}]}}),
+        "spec.workers.template.spec.containers[0].env[0].name: is required",
+    ),
+    (
+        "mount that is null",
+        with_template({"spec": {"containers": [{"name": "rank", "volumeMounts": [None]}]}}),
+        "spec.workers.template.spec.containers[0].volumeMounts[0].mountPath: is required",
+    ),
+    (
+        "ports of a wrong type",
+        with_template({"spec": {"containers": [{"name": "rank", "ports": {}}]}}),
+        "spec.workers.template.spec.containers[0].ports: is not a list",
+    ),
+    (
         "containers of a wrong type",
         with_template({"spec": {"containers": {"name": "rank"}}}),
         "spec.workers.template.spec.containers: is not a list",

@@ -49,9 +49,17 @@ def test_versions_are_compared_as_numbers() -> None:
 def test_a_late_event_cannot_revive_a_deleted_object() -> None:
     cache = ObjectCache()
     cache.put(MODELS, model_body(version=1))
-    cache.remove(MODELS, "model-uid")
+    cache.remove(MODELS, "model-uid", 3)
     cache.put(MODELS, model_body(version=2))
     assert cache.model(LLAMA) is None
+
+
+def test_an_object_that_lost_its_label_comes_back_with_it() -> None:
+    cache = ObjectCache()
+    cache.put(JOBS, child_body(version=1))
+    cache.remove(JOBS, "child-uid", 2)
+    cache.put(JOBS, child_body(version=3))
+    assert len(cache.observe(LLAMA).jobs) == 1
 
 
 def test_a_model_made_anew_under_the_same_name_is_seen() -> None:
@@ -67,8 +75,12 @@ def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "TOMBSTONES", 2)
     cache = ObjectCache()
     for uid in ("a", "b", "c"):
-        cache.remove(MODELS, uid)
-    assert [cache.is_buried(uid) for uid in ("a", "b", "c")] == [False, True, True]
+        cache.remove(MODELS, uid, 1)
+    assert [cache.is_buried(model_body(uid=uid, version=1)) for uid in ("a", "b", "c")] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_model_is_observed_with_its_own_children_only() -> None:
@@ -103,7 +115,7 @@ def test_a_child_that_loses_its_label_leaves_its_model() -> None:
 
 def test_removing_what_is_unknown_is_harmless() -> None:
     cache = ObjectCache()
-    cache.remove(JOBS, "unknown")
+    cache.remove(JOBS, "unknown", 1)
     assert cache.versions(JOBS) == {}
 
 

@@ -176,6 +176,14 @@ def test_a_running_job_is_asked_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -
     assert seen.shard_progress["llama-shard"].bytes_done == 1
 
 
+def test_a_refusal_does_not_keep_what_is_outdated(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(ObjectRejected("exceeded quota: count/jobs.batch"))
+    ref = ObjectRef("batch/v1", "Job", "team-a", "old", "u-1")
+    with pytest.raises(ObjectRejected):
+        reconcile(world, with_model(), Plan(NEW, (child_body(),), (ref,)), monkeypatch)
+    assert world.done[0] == "delete Job old u-1"
+
+
 def test_an_object_of_somebody_else_is_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.there = {"metadata": {"name": "theirs"}}

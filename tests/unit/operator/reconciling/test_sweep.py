@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shardedmodel_operator.cluster.cache import Key, ObjectCache
+from shardedmodel_operator.cluster.cache import Key, ObjectCache, version
 from shardedmodel_operator.cluster.resources import JOBS, MODELS, Resource
 from shardedmodel_operator.errors import ClusterUnavailable
 from shardedmodel_operator.reconciling import sweep
@@ -55,7 +55,7 @@ def test_what_the_watch_did_not_tell_is_learned() -> None:
 
 def test_what_was_deleted_after_the_list_stays_deleted() -> None:
     cache = filled(child_body())
-    cache.remove(JOBS, "child-uid")
+    cache.remove(JOBS, "child-uid", version(child_body()))
     target = sweeper(Lister(child_body()), cache)
     asyncio.run(target.sweep())
     asyncio.run(target.sweep())
@@ -82,8 +82,8 @@ def test_a_watch_that_misses_something_twice_is_called_silent() -> None:
 def test_a_watch_that_tells_again_is_silent_no_more() -> None:
     lister, cache = Lister(child_body(version=1)), filled()
     target = sweeper(lister, cache)
-    for version in (1, 2, 2):
-        lister.bodies = [child_body(version=version)]
+    for number in (1, 2, 2):
+        lister.bodies = [child_body(version=number)]
         asyncio.run(target.sweep())
     assert target.silent == frozenset()
 
