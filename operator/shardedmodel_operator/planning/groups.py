@@ -225,7 +225,8 @@ def taken_names(model: ShardedModel, observed: Observed) -> set[tuple[str, str]]
     """Kind and name of objects that another owner holds or that are on their way out.
 
     A model that is deleted and made anew meets the objects of its former self, which the garbage
-    collector is still removing; they must not be adopted.
+    collector is still removing; they must not be adopted. Orphans are: what was left behind by
+    ``--cascade=orphan`` has a name that follows from its content, so it is what would be made.
     """
     kinds: list[tuple[str, Sequence[Job | StatefulSet | Service]]] = [
         ("Job", observed.jobs),
@@ -236,5 +237,5 @@ def taken_names(model: ShardedModel, observed: Observed) -> set[tuple[str, str]]
         (kind, item.meta.name)
         for kind, items in kinds
         for item in items
-        if item.meta.owner_uid != model.uid or item.meta.deleting
+        if item.meta.owner_uid not in ("", model.uid) or item.meta.deleting
     }

@@ -688,6 +688,18 @@ def test_objects_of_a_former_model_of_the_same_name_are_not_adopted() -> None:
     assert decided.requeue_after == cluster.settings.poll_seconds
 
 
+def test_objects_that_lost_their_owner_are_adopted() -> None:
+    cluster = SimulatedCluster()
+    cluster.settle()
+    cluster.builder.body["metadata"]["uid"] = "uid-of-the-new-one"
+    for job in cluster.of_kind("Job"):
+        del job["metadata"]["ownerReferences"]
+    decided = cluster.step()
+    assert [each["kind"] for each in decided.apply] == ["Job"]
+    owners = [o["uid"] for j in cluster.of_kind("Job") for o in j["metadata"]["ownerReferences"]]
+    assert owners == ["uid-of-the-new-one"]
+
+
 def test_a_transition_time_moves_only_when_the_status_flips() -> None:
     cluster = SimulatedCluster()
     cluster.settle()
