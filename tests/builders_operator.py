@@ -276,6 +276,7 @@ def group_report(
             state=state,
             bytes=1_000_000_000,
             bytes_done=1_000_000_000 if holding else 500_000_000,
+            bytes_read=1_000_000_000 if holding else 500_000_000,
             seconds=rank + 1.0,
             device="cpu",
             peak_memory_bytes=1_250_000_000,

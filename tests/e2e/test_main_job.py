@@ -71,7 +71,9 @@ def has_object(world: World, key: str) -> bool:
 
 def tells_all(status: dict[str, Any]) -> bool:
     """Whether every rank's load has reached the status, which it may just after Ready."""
-    return all(0 < rank["bytes"] == rank["bytesDone"] for rank in status["ranks"])
+    return all(
+        0 < rank["bytes"] == rank["bytesDone"] <= rank["bytesRead"] for rank in status["ranks"]
+    )
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class RankView:
 
 def tells_load(rank: RankStatus) -> bool:
     """Whether the figures of a finished load have come; they may follow readiness."""
-    return rank.seconds > 0 and 0 < rank.bytes == rank.bytes_done
+    return rank.seconds > 0 and 0 < rank.bytes == rank.bytes_done <= rank.bytes_read
 
 
 def view_ranks(groups: Iterable[GroupView], previous: Iterable[RankStatus] = ()) -> list[RankView]:
@@ -66,6 +66,9 @@ def _rank_view(
     group: int, rank: int, pod: Pod | None, report: RankReport | None, before: RankStatus | None
 ) -> RankView:
     figures = _figures(report) if report else before or RankStatus(id=rank)
+    if before and pod and pod.ready and tells_load(before) and not tells_load(figures):
+        # Rank 0 may have lost sight of it for a moment; a ready pod did not unload.
+        figures = before
     place = {
         "id": rank,
         "group": group,

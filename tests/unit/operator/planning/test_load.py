@@ -77,6 +77,7 @@ def test_a_rank_shows_its_place_and_progress() -> None:
         state="loading",
         bytes=1_000_000_000,
         bytes_done=500_000_000,
+        bytes_read=500_000_000,
         seconds=2.0,
         bytes_per_second=250_000_000.0,
         device="cpu",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,17 @@ def test_a_layout_cut_for_other_ranks_is_refused(tmp_path: Path) -> None:
         load(ModelLoadConfig(layout=layout.uri, world_size=4))
 
 
-def test_a_load_that_misses_its_deadline_fails(tmp_path: Path) -> None:
+def test_a_load_that_misses_its_deadline_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout = write_layout(tmp_path, 1)
+    read_range = LocalStore.read_range
+
+    def slowly(*arguments: Any, **options: Any) -> None:
+        time.sleep(0.1)
+        read_range(*arguments, **options)
+
+    monkeypatch.setattr(LocalStore, "read_range", slowly)
     with pytest.raises(Unavailable, match="deadline"):
         load(config(layout, deadline_seconds=1e-9))
 
