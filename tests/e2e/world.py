@@ -19,6 +19,8 @@ POLL_SECONDS = 0.5
 FAILURE_SECONDS = 60
 """A wrong input must show in the status well before this; beyond it the test gives up."""
 READY_SECONDS = 180
+FIGURES_SECONDS = 20
+"""Two polls of the operator and a write that it holds back for ten seconds, at worst."""
 
 
 def manifest(name: str, base: str = "minilm", **spec: Any) -> dict[str, Any]:
@@ -86,6 +88,13 @@ class World:
             *("wait", "-n", DEMO_NAMESPACE, "--for=condition=Ready", f"shardedmodel/{name}"),
             f"--timeout={READY_SECONDS}s",
             timeout=READY_SECONDS + 10,
+        )
+        self.until(
+            # Readiness is the pods' word; figures follow once reports were pulled.
+            lambda: all(rank["seconds"] > 0 for rank in self.status(name)["ranks"]),
+            f"{name}'s ranks to tell how they loaded",
+            FIGURES_SECONDS,
+            lambda: json.dumps(self.status(name)["ranks"]),
         )
         return self.status(name)
 

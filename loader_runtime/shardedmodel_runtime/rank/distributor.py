@@ -30,8 +30,9 @@ from shardedmodel_runtime.rank.entrypoint import Entrypoint, RankContext
 from shardedmodel_runtime.rank.incarnations import Member
 from shardedmodel_runtime.rank.membership import Membership
 from shardedmodel_runtime.rank.options import JOIN_TIMEOUT_SECONDS, Backend, Place
+from shardedmodel_runtime.rank.roster import make_beat
 from shardedmodel_runtime.rank.status import RankStatus
-from shardedmodel_runtime.rank.store import LOOPBACK, Store, connect, host
+from shardedmodel_runtime.rank.store import LOOPBACK, DistError, Store, connect, host
 from shardedmodel_runtime.report import GroupReport, RankReport
 
 FORM_ATTEMPTS = 5
@@ -239,9 +240,15 @@ class ModelDistributor:
             self._member,
             store,
             incarnation,
+            make_beat(self._member, self.report).to_json(),
             lambda: self._membership.incarnation != incarnation,
             self._timeout,
         )
+        try:
+            # Before any rank is ready, rank 0 knows how all have loaded.
+            self._membership.hear_arrivals(store, incarnation)
+        except DistError as error:
+            raise group.GroupChanged from error
         return store
 
     def _connect(self) -> Store:

@@ -43,6 +43,7 @@ def await_all(
     member: Member,
     store: Store,
     incarnation: int,
+    words: str,
     is_over: Callable[[], bool],
     timeout_seconds: float,
 ) -> None:
@@ -56,7 +57,7 @@ def await_all(
     try:
         if is_over():
             raise GroupChanged
-        member.arrive(store, incarnation)
+        member.arrive(store, incarnation, words)
         while missing := member.missing(store, incarnation):
             if is_over():
                 raise GroupChanged

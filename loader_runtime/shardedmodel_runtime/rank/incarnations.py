@@ -72,13 +72,23 @@ class Member:
         """Whether the group is still at the incarnation that this process joined last."""
         return int(read(store, _INCARNATION, "0")) == self._joined
 
-    def arrive(self, store: Store, incarnation: int) -> None:
-        """Say that this rank has its weights and is ready to form the group."""
-        store.set(f"inc/{incarnation}/arrived/{self.rank}", self.id)
+    def arrive(self, store: Store, incarnation: int, words: str) -> None:
+        """Say that this rank has its weights and is ready to form the group.
+
+        Args:
+            store: the group's.
+            incarnation: which is to be formed.
+            words: what whoever counts the arrivals shall know of this rank.
+        """
+        store.set(self.arrival_keys(incarnation)[self.rank], words)
+
+    def arrival_keys(self, incarnation: int) -> dict[int, str]:
+        """Give the key of each rank's arrival at ``incarnation``."""
+        return {rank: f"inc/{incarnation}/arrived/{rank}" for rank in range(self.world_size)}
 
     def missing(self, store: Store, incarnation: int) -> list[int]:
         """Give the ranks that have not arrived at ``incarnation`` yet."""
-        keys = {rank: f"inc/{incarnation}/arrived/{rank}" for rank in range(self.world_size)}
+        keys = self.arrival_keys(incarnation)
         if store.check(list(keys.values())):
             return []
         return [rank for rank, key in keys.items() if not store.check([key])]

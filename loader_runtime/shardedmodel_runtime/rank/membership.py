@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from shardedmodel_runtime.errors import GroupError
 from shardedmodel_runtime.rank.incarnations import Member, read_lost
-from shardedmodel_runtime.rank.roster import Roster, write_beat
+from shardedmodel_runtime.rank.roster import Roster, read_arrivals, write_beat
 from shardedmodel_runtime.rank.store import Address, DistError, Store, connect
 from shardedmodel_runtime.report import RankReport
 
@@ -96,6 +96,12 @@ class Membership:
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._incarnation != incarnation)
 
+    def hear_arrivals(self, store: Store, incarnation: int) -> None:
+        """Take what ranks said when they arrived at ``incarnation``; on rank 0 alone."""
+        if self.roster is not None:
+            for rank, beat in read_arrivals(store, self._member, incarnation).items():
+                self.roster.hear(rank, beat, time.monotonic())
+
     def leave(self, incarnation: int) -> None:
         """Move the group on from ``incarnation``, in which it could not be formed."""
         with self._changed:
@@ -123,7 +129,7 @@ class Membership:
         while not self._stopping.is_set() and self._member.is_current(store):
             if self._left == self._incarnation:
                 return
-            write_beat(store, self._member, self._report())
+            write_beat(store, self._member, self._report)
             if self.roster is not None:
                 self.roster.refresh(store, time.monotonic())
             self._lost = read_lost(store)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -29,10 +30,15 @@ def beat_key(rank: int) -> str:
     return f"beat/{rank}"
 
 
-def write_beat(store: Store, member: Member, report: RankReport) -> None:
+def make_beat(member: Member, report: Callable[[], RankReport]) -> Beat:
+    """Make a process's next beat; of two, the one with the higher number is never the staler."""
+    number = next(_numbers)
+    return Beat(member=member.id, number=number, report=report())
+
+
+def write_beat(store: Store, member: Member, report: Callable[[], RankReport]) -> None:
     """Show that the rank lives."""
-    beat = Beat(member=member.id, number=next(_numbers), report=report)
-    store.set(beat_key(member.rank), beat.to_json())
+    store.set(beat_key(member.rank), make_beat(member, report).to_json())
 
 
 @dataclass(slots=True)
@@ -52,6 +58,7 @@ class Roster:
         self._world_size = world_size
         self._heard: dict[int, _Heard] = {}
         self._lost: list[int] = []
+        self._lock = threading.Lock()
 
     def refresh(self, store: Store, now: float) -> None:
         """Read the beats, and tell all which ranks are lost when that changed."""
@@ -63,10 +70,11 @@ class Roster:
             self._lost = lost
 
     def hear(self, rank: int, beat: Beat, now: float) -> None:
-        """Take a rank's latest beat, which may be one that was heard before."""
-        known = self._heard.get(rank)
-        if known is None or known.beat != beat:
-            self._heard[rank] = _Heard(beat, now)
+        """Take a rank's beat, which may be one that was heard before, or overtaken by a later."""
+        with self._lock:
+            known = self._heard.get(rank)
+            if known is None or known.beat.member != beat.member or known.beat.number < beat.number:
+                self._heard[rank] = _Heard(beat, now)
 
     def lost(self, now: float) -> list[int]:
         """Give the ranks that were heard once but not lately."""
@@ -88,7 +96,15 @@ class Roster:
 
 def read_beats(store: Store, ranks: Iterable[int]) -> dict[int, Beat]:
     """Read the latest beat of each rank that ever wrote one."""
-    keys = {rank: beat_key(rank) for rank in ranks}
+    return _read_beats(store, {rank: beat_key(rank) for rank in ranks})
+
+
+def read_arrivals(store: Store, member: Member, incarnation: int) -> dict[int, Beat]:
+    """Read the beats with which ranks arrived at ``incarnation``: loaded, with final figures."""
+    return _read_beats(store, member.arrival_keys(incarnation))
+
+
+def _read_beats(store: Store, keys: dict[int, str]) -> dict[int, Beat]:
     if not store.check(list(keys.values())):
         keys = {rank: key for rank, key in keys.items() if store.check([key])}
     values = store.multi_get(list(keys.values())) if keys else []

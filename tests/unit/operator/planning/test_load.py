@@ -23,7 +23,7 @@ from shardedmodel_operator.planning.observed import (
     report_targets,
 )
 from shardedmodel_operator.planning.status import worth_writing
-from shardedmodel_runtime.report import GroupReport
+from shardedmodel_runtime.report import GroupReport, RankReport
 from tests.builders_operator import NOW, JobBuilder, ObjectBuilder, PodBuilder, group_report
 
 
@@ -64,6 +64,13 @@ def test_ranks_that_still_load_are_not_counted() -> None:
     group = a_group(ready=False, report=group_report("tiny-0", state="loading"))
     load = load_status(view_ranks([group]), group.ranks, [group], None)
     assert (load.ranks_loaded, load.duration) == ("0/2", "")
+
+
+def test_a_ready_rank_keeps_the_figures_of_its_load_when_a_report_has_none() -> None:
+    loaded = view_ranks([a_group(report=group_report("tiny-0"))])
+    empty = GroupReport(layout_hash="0" * 8, world_size=2, ranks=[RankReport(rank=0)])
+    later = view_ranks([a_group(report=empty)], [rank.status for rank in loaded])
+    assert later[0].status == loaded[0].status
 
 
 def test_a_rank_shows_its_place_and_progress() -> None:

@@ -70,7 +70,7 @@ def test_a_survivor_whose_rank_was_taken_over_gives_up() -> None:
 def test_ranks_that_did_not_arrive_are_missing() -> None:
     store = HashStore()
     members = joined(store, 3)
-    members[1].arrive(store, 0)
+    members[1].arrive(store, 0, "here")
     assert members[0].missing(store, 0) == [0, 2]
 
 
@@ -78,14 +78,14 @@ def test_nobody_is_missing_once_all_arrived() -> None:
     store = HashStore()
     members = joined(store, 2)
     for member in members:
-        member.arrive(store, 0)
+        member.arrive(store, 0, "here")
     assert members[0].missing(store, 0) == []
 
 
 def test_an_arrival_counts_for_its_own_incarnation() -> None:
     store = HashStore()
     (member,) = joined(store, 1)
-    member.arrive(store, 0)
+    member.arrive(store, 0, "here")
     assert member.missing(store, 1) == [0]
 
 
