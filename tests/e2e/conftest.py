@@ -13,16 +13,14 @@ from demo import checkpoints, scenario
 from demo.clusters import DevCluster, client_tools
 from demo.console import Console
 from demo.kubectl import Kubectl
+from tests import slots
 from tests.e2e.world import World
-
-TEST_SLOT = 1
-"""Not the demo's: both clusters can be up at once."""
 
 
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
     """The cluster with operator, S3 server and both checkpoints in it."""
-    provider = DevCluster(slot=TEST_SLOT)
+    provider = DevCluster(slot=slots.END_TO_END)
     console = Console(steps=5)
     with console.step("Kubernetes"):
         provider.up(console.say)

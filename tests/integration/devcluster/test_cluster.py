@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import slots
 from tests.devcluster import Cluster, tools
 from tests.devcluster.processes import NODE, Supervisor
 
 pytestmark = pytest.mark.integration
-
-SLOT = 3
-"""Not a slot of the demo (0), the end-to-end tests (1) or the operator's tests (2)."""
 
 
 def host_state() -> dict[str, str]:
@@ -43,7 +41,7 @@ def host_state() -> dict[str, str]:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A slot of this test's own, taken away afterwards."""
-    cluster = Cluster(slot=SLOT)
+    cluster = Cluster(slot=slots.DEVCLUSTER)
     yield cluster
     cluster.down(keep_images=False)
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import slots
 from tests.devcluster import Cluster
 from tests.devcluster.tools import helm
 from tests.integration.operator.world import Admin, OperatorProcess, PaperKubelet
 
-SLOT = 2
-"""Neither the demo's nor the end-to-end tests'."""
 SYSTEM = "shardedmodel-system"
 CHART = Path(__file__).parents[3] / "charts" / "shardedmodel-operator"
 
@@ -25,7 +24,7 @@ _numbers = count()
 @pytest.fixture(scope="session")
 def api_server() -> Iterator[Admin]:
     """An API server on etcd, with the chart in it; nothing else runs."""
-    with Cluster(slot=SLOT).running(control_plane_only=True) as cluster:
+    with Cluster(slot=slots.OPERATOR).running(control_plane_only=True) as cluster:
         admin = Admin(cluster.kubeconfig)
         _install_chart(cluster.kubeconfig)
         yield admin
