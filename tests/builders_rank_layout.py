@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from shardedmodel_runtime.layout.manifest import (
     BLOCK_ALGORITHM,
     LayoutObject,
     Manifest,
+    ManifestCut,
     ManifestParallelism,
     ManifestSource,
-    ManifestTensor,
-    PlacedTensor,
 )
+from shardedmodel_runtime.layout.placement import runs_of
 from shardedmodel_runtime.naming import LAYOUT_FORMAT, LAYOUT_FORMAT_VERSION, MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut
 
 BLOCK_BYTES = 4096
 LAYOUT_HASH = "0123456789abcdef0123"
@@ -76,15 +78,16 @@ def write_layout(
         for rank in range(world_size)
     ]
     shared = {name: tensors[name] for name in common if name in tensors}
+    numbers = {name: number for number, name in enumerate(tensors)}
     objects = [
         _write_object(
-            folder, f"tp-{rank:05d}-of-{world_size:05d}/part-00000.safetensors", [rank], p
+            folder, f"tp-{rank:05d}-of-{world_size:05d}/part-00000.safetensors", [rank], p, numbers
         )
         for rank, p in enumerate(pieces)
     ]
     if shared:
-        everyone = list(range(world_size))
-        objects.append(_write_object(folder, "common/part-00000.safetensors", everyone, shared))
+        key, everyone = "common/part-00000.safetensors", list(range(world_size))
+        objects.append(_write_object(folder, key, everyone, shared, numbers))
     manifest = Manifest(
         format=LAYOUT_FORMAT,
         version=LAYOUT_FORMAT_VERSION,
@@ -94,15 +97,10 @@ def write_layout(
         plan_digest="sha256:0",
         block_bytes=BLOCK_BYTES,
         block_algorithm=BLOCK_ALGORITHM,
-        tensors={
-            name: ManifestTensor(
-                dtype=NAMES[tensor.dtype],
-                shape=list(tensor.shape),
-                strategy="replicate" if name in common else "column",
-                dim=None if name in common else 0,
-            )
-            for name, tensor in tensors.items()
-        },
+        cuts=[
+            ManifestCut.of(_cut_of(t, name in common, world_size)) for name, t in tensors.items()
+        ],
+        entries=list(numbers.items()),
         objects=objects,
     )
     (folder / MANIFEST_KEY).write_bytes(manifest.to_bytes())
@@ -114,19 +112,26 @@ def raw(tensor: torch.Tensor) -> bytes:
     return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
+def _cut_of(tensor: torch.Tensor, is_common: bool, world_size: int) -> TensorCut:
+    dtype, shape = NAMES[tensor.dtype], tuple(tensor.shape)
+    if is_common:
+        return TensorCut(dtype, shape)
+    sizes = [len(piece) for piece in tensor.chunk(world_size)]
+    bounds = [0, *accumulate(sizes)]
+    ranges = tuple((bound,) for bound in pairwise(bounds))
+    return TensorCut(dtype, shape, "column", (AxisCut("tensor", 0, ranges, (0,) * world_size),))
+
+
 def _write_object(
-    folder: Path, key: str, ranks: list[int], tensors: Mapping[str, torch.Tensor]
+    folder: Path,
+    key: str,
+    ranks: list[int],
+    tensors: Mapping[str, torch.Tensor],
+    numbers: Mapping[str, int],
 ) -> LayoutObject:
-    entries: list[tuple[str, str, tuple[int, ...]]] = []
-    placed: dict[str, PlacedTensor] = {}
-    data = b""
-    for name, tensor in sorted(tensors.items(), key=lambda item: -alignment(NAMES[item[1].dtype])):
-        start, data = len(data), data + raw(tensor)
-        shape = tuple(tensor.shape)
-        entries.append((name, NAMES[tensor.dtype], shape))
-        placed[name] = PlacedTensor(shape=list(shape), start=start, end=len(data))
-    header = build_header(entries)
-    whole = header + data
+    ordered = sorted(tensors.items(), key=lambda item: -alignment(NAMES[item[1].dtype]))
+    header = build_header((name, NAMES[t.dtype], tuple(t.shape)) for name, t in ordered)
+    whole = header + b"".join(raw(tensor) for _, tensor in ordered)
     path = folder / key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(whole)
@@ -140,5 +145,5 @@ def _write_object(
             for start in range(0, len(whole), BLOCK_BYTES)
         ],
         data_start=len(header),
-        tensors=placed,
+        tensors=runs_of(numbers[name] for name in tensors),
     )

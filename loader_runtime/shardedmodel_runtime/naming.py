@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardedmodel_runtime.parallelism import Parallelism, RankCoordinate
+from shardedmodel_runtime.parallelism import Parallelism
 
 LAYOUT_FORMAT = "shardedmodel.dev/layout"
-LAYOUT_FORMAT_VERSION = 1
+LAYOUT_FORMAT_VERSION = 2
 """Raised when readers of the former version could misread what is written; part of every hash."""
 
 MANIFEST_KEY = "manifest.json"
@@ -84,14 +84,29 @@ def layout_hash(
     )
 
 
-def rank_folder(coordinate: RankCoordinate, parallelism: Parallelism) -> str:
-    """Folder of one rank's objects: ``tp-00003-of-00008[.pp-…][.ep-…]``."""
-    parts = [f"tp-{coordinate.tensor:05d}-of-{parallelism.tensor:05d}"]
-    if parallelism.pipeline > 1:
-        parts.append(f"pp-{coordinate.pipeline:05d}-of-{parallelism.pipeline:05d}")
-    if parallelism.expert > 1:
-        parts.append(f"ep-{coordinate.expert:05d}-of-{parallelism.expert:05d}")
-    return ".".join(parts)
+def folder_of(
+    parallelism: Parallelism,
+    tensor: int | None = None,
+    stages: Sequence[int] | None = None,
+    expert: int | None = None,
+) -> str:
+    """Folder of what only ranks with these coordinates hold: ``tp-00003-of-00008[.pp-…][.ep-…]``.
+
+    Args:
+        parallelism: the degrees.
+        tensor: the tensor rank; None: all of them hold it.
+        stages: the pipeline stages, ascending; None: all of them.
+        expert: the expert rank; None: all of them.
+    """
+    parts = []
+    if tensor is not None:
+        parts.append(f"tp-{tensor:05d}-of-{parallelism.tensor:05d}")
+    if stages is not None:
+        listed = "-and-".join(f"{stage:05d}" for stage in stages)
+        parts.append(f"pp-{listed}-of-{parallelism.pipeline:05d}")
+    if expert is not None:
+        parts.append(f"ep-{expert:05d}-of-{parallelism.expert:05d}")
+    return ".".join(parts) or COMMON_FOLDER
 
 
 def part_key(folder: str, part: int = 0) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from shardedmodel_runtime.errors import ConfigurationError
@@ -10,6 +10,10 @@ from shardedmodel_runtime.errors import ConfigurationError
 MAX_DEGREE = 1024
 """Largest degree of one kind of parallelism: well above any published deployment, and small
 enough that a typing error cannot make a plan of millions of ranks."""
+
+MAX_RANKS = 4096
+"""Most ranks of one group: several times the largest published inference deployments. Plans and
+manifests are checked for every rank, so their number bounds the time that a check takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class Parallelism:
     (``tp-ep-pp``), so that the ranks of a tensor group are neighbours on a node.
 
     Raises:
-        ConfigurationError: a degree is below 1 or above ``MAX_DEGREE``.
+        ConfigurationError: a degree is below 1 or above ``MAX_DEGREE``, or their product above
+            ``MAX_RANKS``.
     """
 
     tensor: int = 1
@@ -44,6 +49,11 @@ class Parallelism:
                 raise ConfigurationError(
                     f"parallelism.{name}: {value} is not between 1 and {MAX_DEGREE}"
                 )
+        if self.world_size > MAX_RANKS:
+            raise ConfigurationError(
+                f"parallelism: tensor {self.tensor} x pipeline {self.pipeline} x expert "
+                f"{self.expert} are {self.world_size} ranks, more than {MAX_RANKS}"
+            )
 
     @property
     def world_size(self) -> int:
@@ -65,6 +75,26 @@ class Parallelism:
     def coordinates(self) -> Iterator[RankCoordinate]:
         """Every rank's place, in the order of ranks."""
         return (self.coordinate(rank) for rank in range(self.world_size))
+
+    def ranks_at(
+        self,
+        tensor: int | None = None,
+        stages: Sequence[int] | None = None,
+        expert: int | None = None,
+    ) -> tuple[int, ...]:
+        """The ranks with these coordinates, ascending; None: any.
+
+        Args:
+            tensor: the tensor rank.
+            stages: the pipeline stages.
+            expert: the expert rank.
+        """
+        return tuple(
+            (stage * self.expert + among_experts) * self.tensor + among_tensors
+            for stage in (range(self.pipeline) if stages is None else stages)
+            for among_experts in (range(self.expert) if expert is None else (expert,))
+            for among_tensors in (range(self.tensor) if tensor is None else (tensor,))
+        )
 
     def as_dict(self) -> dict[str, int]:
         """The degrees by name, as they stand in manifests and hashes."""

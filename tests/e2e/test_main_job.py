@@ -121,20 +121,26 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
     return model
 
 
+def cut_of(loaded: Loaded, name: str) -> dict[str, Any]:
+    """How the manifest says that a tensor was cut."""
+    numbers: dict[str, int] = dict(loaded.layout["tensors"])
+    cut: dict[str, Any] = loaded.layout["cuts"][numbers[name]]
+    return cut
+
+
 def recombine(loaded: Loaded, name: str) -> torch.Tensor:
     """Put one tensor together again from what the ranks hold, by the manifest's word."""
-    whole = loaded.layout["tensors"][name]
-    if whole["dim"] is None:
+    axes = cut_of(loaded, name)["axes"]
+    if not axes:
         return loaded.held[0][name]
+    [axis] = axes
     result = torch.full_like(loaded.original[name], -1)
-    for layout_object in loaded.layout["objects"]:
-        placed = layout_object["tensors"].get(name)
-        for rank in layout_object["ranks"] if placed else ():
-            at = 0
-            for start, stop in placed["ranges"]:
-                piece = loaded.held[rank][name].narrow(whole["dim"], at, stop - start)
-                result.narrow(whole["dim"], start, stop - start).copy_(piece)
-                at += stop - start
+    for held, ranges in zip(loaded.held, axis["ranges"], strict=True):
+        at = 0
+        for start, stop in ranges:
+            piece = held[name].narrow(axis["dim"], at, stop - start)
+            result.narrow(axis["dim"], start, stop - start).copy_(piece)
+            at += stop - start
     return result
 
 
@@ -151,7 +157,7 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def test_what_the_ranks_hold_recombines_to_the_checkpoint_bit_for_bit(loaded: Loaded) -> None:
-    assert loaded.layout["tensors"].keys() == loaded.original.keys()
+    assert dict(loaded.layout["tensors"]).keys() == loaded.original.keys()
     different = [
         name
         for name, tensor in loaded.original.items()

@@ -9,7 +9,7 @@ from typing import Any
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.parallelism import Parallelism
-from shardedmodel_runtime.sharding.families import Rule
+from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.options import StoreOptions

@@ -6,12 +6,14 @@ import argparse
 import json
 import re
 from collections import Counter
+from dataclasses import asdict
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import megabytes
+from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
-from shardedmodel_runtime.sharding.plan import ShardingPlan, TensorCut
+from shardedmodel_runtime.sharding.plan import ShardingPlan
 
 UNMATCHED_SHOWN = 10
 """Names of tensors that no rule matched, in the table; ``--json`` has all of them."""
@@ -60,7 +62,8 @@ def _table(plan: ShardingPlan, metadata: CheckpointMetadata) -> list[str]:
 
 def _cut_lines(plan: ShardingPlan) -> list[str]:
     """One line for all tensors that differ in their layer's number alone."""
-    alike = Counter(_describe(cut) for cut in plan.cuts.values())
+    unmatched = set(plan.unmatched)
+    alike = Counter(_describe(name, cut, name not in unmatched) for name, cut in plan.cuts.items())
     headings = ("name", "dtype", "whole", "strategy", "rank 0 holds", "tensors")
     rows = [headings, *((*row, str(count)) for row, count in alike.items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
@@ -70,10 +73,10 @@ def _cut_lines(plan: ShardingPlan) -> list[str]:
     ]
 
 
-def _describe(cut: TensorCut) -> tuple[str, str, str, str, str]:
-    strategy = cut.strategy if cut.matched else f"{cut.strategy} (no rule)"
+def _describe(name: str, cut: TensorCut, matched: bool) -> tuple[str, str, str, str, str]:
+    strategy = cut.strategy if matched else f"{cut.strategy} (no rule)"
     return (
-        _NUMBER.sub("*", cut.name),
+        _NUMBER.sub("*", name),
         cut.dtype,
         str(list(cut.shape)),
         strategy,
@@ -84,7 +87,7 @@ def _describe(cut: TensorCut) -> tuple[str, str, str, str, str]:
 def _warnings(plan: ShardingPlan) -> list[str]:
     if not plan.unmatched:
         return []
-    names = ", ".join(cut.name for cut in plan.unmatched[:UNMATCHED_SHOWN])
+    names = ", ".join(plan.unmatched[:UNMATCHED_SHOWN])
     more = len(plan.unmatched) - UNMATCHED_SHOWN
     return [
         "",
@@ -102,18 +105,9 @@ def _to_json(plan: ShardingPlan, metadata: CheckpointMetadata) -> str:
             "planDigest": plan.digest(),
             "bytes": metadata.total_bytes,
             "rankBytes": [plan.rank_bytes(r) for r in range(plan.parallelism.world_size)],
-            "unmatched": [cut.name for cut in plan.unmatched],
+            "unmatched": list(plan.unmatched),
             "unmatchedBytes": plan.unmatched_bytes,
-            "tensors": {
-                cut.name: {
-                    "dtype": cut.dtype,
-                    "shape": cut.shape,
-                    "strategy": cut.strategy,
-                    "dim": cut.dim,
-                    "ranges": cut.ranges,
-                    "pad": cut.pad,
-                }
-                for cut in plan.cuts.values()
-            },
+            "cuts": [asdict(cut) for cut in plan.kinds],
+            "tensors": dict(zip(plan.cuts, plan.kind_of, strict=True)),
         }
     )

@@ -14,9 +14,10 @@ from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.http import ReportServer
-from shardedmodel_runtime.layout.job import KEEP_DTYPE, ShardJob, ShardRequest
+from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.report import Failure, ShardSummary
+from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 
 TERMINATED_EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM ended."""

@@ -33,6 +33,10 @@ DTYPE_BITS: dict[str, int] = {
 }
 """Bits of one element."""
 
+CASTABLE = frozenset({"F64", "F32", "F16", "BF16"})
+"""Floating-point dtypes that stand for themselves; FP8 and smaller ones need the scales beside them
+and are never cast."""
+
 MAX_OFFSET = 2**63 - 1
 """Sizes beyond a signed 64-bit offset cannot lie in any file; products are refused there."""
 

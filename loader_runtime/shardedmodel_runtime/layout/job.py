@@ -28,15 +28,13 @@ from shardedmodel_runtime.naming import MANIFEST_KEY, layout_hash
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ReplicatedSummary, ShardProgress, ShardSummary
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
-from shardedmodel_runtime.sharding.families import Rule
-from shardedmodel_runtime.sharding.plan import ShardingPlan
+from shardedmodel_runtime.sharding.plan import KEEP_DTYPE, ShardingPlan
+from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.uri import join_uri
 
 logger = logging.getLogger(__name__)
 
-KEEP_DTYPE = "keep"
-"""The only dtype of this release: as the checkpoint has it, so that every bit is its own."""
 SUMMARY_EXAMPLES = 5
 """Names of tensors that no rule matched, in a summary that must fit 4 KiB."""
 SUMMARY_NAME_LENGTH = 200
@@ -176,7 +174,7 @@ class ShardJob:
         bytes_read: int,
         reused: bool,
     ) -> ShardSummary:
-        names = [cut.name[:SUMMARY_NAME_LENGTH] for cut in plan.unmatched[:SUMMARY_EXAMPLES]]
+        names = [name[:SUMMARY_NAME_LENGTH] for name in plan.unmatched[:SUMMARY_EXAMPLES]]
         return ShardSummary(
             layout_hash=manifest.layout_hash,
             manifest_uri=join_uri(uri, MANIFEST_KEY),

@@ -2,31 +2,32 @@
 
 The manifest is written last, so a layout without one does not exist. Readers take its word for
 keys, sizes and checksums and never list a store; so what it says is checked here, before any of
-it is used: sizes against offsets, blocks against sizes, keys against leaving the layout.
+it is used (``layout/proof.py``): sizes, blocks, keys, and that every rank gets what it needs.
 ``docs/layout-format.md`` is the specification.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from shardedmodel_runtime.errors import (
-    InvalidSafetensors,
-    LayoutError,
-    LayoutNotFound,
-    NotFound,
-    excerpt,
+from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound, excerpt
+from shardedmodel_runtime.layout.placement import (
+    PlacedTensor,
+    numbers_in,
+    place_tensors,
+    writing_order,
 )
-from shardedmodel_runtime.formats.dtypes import tensor_bytes
+from shardedmodel_runtime.layout.proof import check_manifest
 from shardedmodel_runtime.naming import LAYOUT_FORMAT, LAYOUT_FORMAT_VERSION, MANIFEST_KEY
-from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
+from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism, RankCoordinate
 from shardedmodel_runtime.report import Wire
-from shardedmodel_runtime.storage.base import ObjectStore, is_plain_key
+from shardedmodel_runtime.sharding.cuts import AxisCut, LocalPiece, TensorCut
+from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.uri import join_uri
 
 BLOCK_BYTES = 16 * 1024 * 1024
@@ -34,7 +35,7 @@ BLOCK_BYTES = 16 * 1024 * 1024
 BLOCK_ALGORITHM = "xxh3-128"
 """Guards against accidents at memory speed; the SHA-256 of an object is for signatures."""
 MANIFEST_BYTES_LIMIT = 256 * 1024 * 1024
-"""Largest manifest that is read: 1,000,000 tensor entries at some 150 bytes, and its blocks."""
+"""Largest manifest that is read: 1,000,000 tensors at some 100 bytes, and their checksums."""
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -67,37 +68,73 @@ class ManifestParallelism(Wire):
     expert: int = Field(default=1, ge=1, le=MAX_DEGREE)
 
 
-class ManifestTensor(Wire):
-    """One tensor of the checkpoint, whole: how it is cut, and along which dimension."""
+class ManifestAxis(Wire):
+    """One cut dimension of a tensor; its fields are those of ``AxisCut``."""
+
+    over: Literal["tensor", "expert"]
+    dim: Count
+    ranges: list[list[tuple[Count, Count]]]
+    pad: list[Count]
+
+
+class ManifestCut(Wire):
+    """How some tensors are cut, all alike; its fields are those of ``TensorCut``."""
 
     dtype: Name
+    cast_from: Name | None = None
     shape: list[Count]
     strategy: Name
-    dim: int | None = Field(default=None, ge=0, description="null: replicated")
+    axes: list[ManifestAxis]
+    stages: list[Count] | None = None
+    expert: Count | None = None
+    added_once: bool = False
 
+    @classmethod
+    def of(cls, cut: TensorCut) -> ManifestCut:
+        """As it stands in a manifest."""
+        return cls(
+            dtype=cut.dtype,
+            cast_from=cut.cast_from,
+            shape=list(cut.shape),
+            strategy=cut.strategy,
+            axes=[
+                ManifestAxis(
+                    over=axis.over,
+                    dim=axis.dim,
+                    ranges=[list(spans) for spans in axis.ranges],
+                    pad=list(axis.pad),
+                )
+                for axis in cut.axes
+            ],
+            stages=None if cut.stages is None else list(cut.stages),
+            expert=cut.expert,
+            added_once=cut.added_once,
+        )
 
-class PlacedTensor(Wire):
-    """One tensor's piece in an object.
-
-    ``start`` and ``end`` are bytes relative to the object's ``data_start``; ``ranges`` are the
-    half-open ranges of the whole tensor along its ``dim`` that the piece holds, in order, and
-    ``pad`` the zero rows that follow them.
-    """
-
-    shape: list[Count]
-    start: Count
-    end: Count
-    ranges: list[tuple[Count, Count]] = Field(default_factory=list)
-    pad: Count = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the piece."""
-        return self.end - self.start
+    def to_cut(self) -> TensorCut:
+        """As the rest of the runtime knows it."""
+        axes = tuple(
+            AxisCut(axis.over, axis.dim, tuple(map(tuple, axis.ranges)), tuple(axis.pad))
+            for axis in self.axes
+        )
+        return TensorCut(
+            self.dtype,
+            tuple(self.shape),
+            self.strategy,
+            axes,
+            self.cast_from,
+            None if self.stages is None else tuple(self.stages),
+            self.expert,
+            self.added_once,
+        )
 
 
 class LayoutObject(Wire):
-    """One safetensors object and what is in it; a rank needs those whose ``ranks`` hold it."""
+    """One safetensors object and what is in it; a rank needs those whose ``ranks`` hold it.
+
+    ``tensors`` are runs ``[first, stop)`` of the manifest's tensors; they lie in the object by
+    falling alignment of their dtype and, within one alignment, in the manifest's order.
+    """
 
     key: Name
     ranks: Annotated[list[Count], Field(min_length=1)]
@@ -105,34 +142,31 @@ class LayoutObject(Wire):
     sha256: Sha256
     blocks: list[Block]
     data_start: Count
-    tensors: dict[Name, PlacedTensor]
+    tensors: list[tuple[Count, Count]]
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if not is_plain_key(self.key):
-            raise ValueError(f"key {excerpt(self.key)!r} leaves the layout")
-        if any(a >= b for a, b in pairwise(self.ranks)):
-            raise ValueError("ranks are not ascending")
-        position = 0
-        for name, tensor in self.tensors.items():
-            if tensor.start != position or tensor.end < tensor.start:
-                raise ValueError(
-                    f"tensor {excerpt(name)!r} lies at [{tensor.start}, {tensor.end}), where "
-                    f"{position} follows from the one before it"
-                )
-            position = tensor.end
-        if self.data_start + position != self.bytes:
-            raise ValueError(
-                f"its tensors end at {self.data_start + position}, its bytes at {self.bytes}"
-            )
-        return self
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """One piece of a tensor in an object of a layout.
+
+    Args:
+        key: of the object.
+        place: the first of the ranks that load it.
+        piece: what lies there of the tensor.
+        start: its first byte, from the object's beginning.
+    """
+
+    key: str
+    place: RankCoordinate
+    piece: LocalPiece
+    start: int
 
 
 class Manifest(Wire):
     """The whole of ``manifest.json``."""
 
     format: Literal["shardedmodel.dev/layout"]
-    version: Literal[1]
+    version: Literal[2]
     layout_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
     created_by: Annotated[str, StringConstraints(max_length=128)] = ""
     source: ManifestSource
@@ -141,70 +175,40 @@ class Manifest(Wire):
     plan_digest: Name
     block_bytes: int = Field(ge=4096, le=2**30)
     block_algorithm: Literal["xxh3-128"]
-    tensors: dict[Name, ManifestTensor]
+    cuts: list[ManifestCut]
+    entries: list[tuple[Name, Count]] = Field(alias="tensors")
     objects: list[LayoutObject]
 
     @model_validator(mode="after")
-    def _objects_fit_together(self) -> Self:
-        keys = [layout_object.key for layout_object in self.objects]
-        if len(set(keys)) != len(keys):
-            raise ValueError("two objects have the same key")
-        for layout_object in self.objects:
-            self._check_object(layout_object)
-        self._check_each_rank_holds_every_tensor_once()
+    def _is_whole(self) -> Self:
+        check_manifest(self)
         return self
-
-    def _check_object(self, layout_object: LayoutObject) -> None:
-        key = excerpt(layout_object.key)
-        if layout_object.ranks[-1] >= self.world_size:
-            raise ValueError(
-                f"object {key!r} names rank {layout_object.ranks[-1]} of {self.world_size}"
-            )
-        blocks = -(-layout_object.bytes // self.block_bytes)
-        if len(layout_object.blocks) != blocks:
-            raise ValueError(
-                f"object {key!r} of {layout_object.bytes} bytes has "
-                f"{len(layout_object.blocks)} block checksums, not {blocks}"
-            )
-        unknown = layout_object.tensors.keys() - self.tensors.keys()
-        if unknown:
-            raise ValueError(
-                f"object {key!r} holds tensor {excerpt(min(unknown))!r}, which is not in tensors"
-            )
-        for name, placed in layout_object.tensors.items():
-            self._check_size(name, placed)
-
-    def _check_size(self, name: str, placed: PlacedTensor) -> None:
-        dtype = self.tensors[name].dtype
-        try:
-            size = tensor_bytes(dtype, placed.shape)
-        except InvalidSafetensors as error:
-            raise ValueError(f"tensor {excerpt(name)!r}: {error.message}") from error
-        if size != placed.nbytes:
-            raise ValueError(
-                f"tensor {excerpt(name)!r}: {dtype} of shape {placed.shape} takes {size} bytes, "
-                f"its offsets hold {placed.nbytes}"
-            )
-
-    def _check_each_rank_holds_every_tensor_once(self) -> None:
-        for rank in range(self.world_size):
-            names = [name for held in self.objects_of(rank) for name in held.tensors]
-            if len(names) != len(self.tensors) or len(set(names)) != len(names):
-                raise ValueError(
-                    f"rank {rank} holds {len(names)} pieces ({len(set(names))} distinct) of "
-                    f"{len(self.tensors)} tensors"
-                )
 
     @property
     def world_size(self) -> int:
         """Ranks of one group."""
-        degrees = self.parallelism
-        return degrees.tensor * degrees.pipeline * degrees.expert
+        return self.degrees.world_size
 
-    @property
+    @cached_property
     def degrees(self) -> Parallelism:
         """The degrees as the rest of the runtime knows them."""
         return Parallelism(**self.parallelism.model_dump())
+
+    @cached_property
+    def distinct_cuts(self) -> tuple[TensorCut, ...]:
+        """The cuts that differ, by the number that ``entries`` give them."""
+        return tuple(cut.to_cut() for cut in self.cuts)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorCut]:
+        """How each tensor is cut, in the order of the source; equal cuts are one object."""
+        cuts = self.distinct_cuts
+        return {name: cuts[number] for name, number in self.entries}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The tensors by their number."""
+        return tuple(name for name, _ in self.entries)
 
     @cached_property
     def total_bytes(self) -> int:
@@ -215,6 +219,25 @@ class Manifest(Wire):
         """The objects that ``rank`` loads, its own before the common ones."""
         held = [item for item in self.objects if rank in item.ranks]
         return sorted(held, key=lambda item: len(item.ranks))
+
+    def placed(self, item: LayoutObject) -> Iterator[PlacedTensor]:
+        """Each piece in an object, in the order of bytes."""
+        held = {self.names[number]: None for number in numbers_in(item.tensors)}
+        cuts = {name: self.tensors[name] for name in held}
+        place = self.degrees.coordinate(item.ranks[0])
+        ordered = ((name, cuts[name]) for name in writing_order(cuts))
+        return place_tensors(ordered, place.tensor, place.expert)
+
+    @cached_property
+    def copies(self) -> Mapping[str, Sequence[StoredPiece]]:
+        """Where each tensor's pieces lie in the layout's objects, each piece once."""
+        found: dict[str, list[StoredPiece]] = {name: [] for name in self.names}
+        for item in self.objects:
+            place = self.degrees.coordinate(item.ranks[0])
+            for placed in self.placed(item):
+                start = item.data_start + placed.start
+                found[placed.name].append(StoredPiece(item.key, place, placed.piece, start))
+        return found
 
     def rank_bytes(self, rank: int) -> int:
         """Bytes that ``rank`` loads."""

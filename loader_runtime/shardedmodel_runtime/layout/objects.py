@@ -7,14 +7,21 @@ the source in that order writes every object front to back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shardedmodel_runtime.formats.dtypes import alignment
 from shardedmodel_runtime.formats.safetensors import build_header
-from shardedmodel_runtime.layout.manifest import PlacedTensor
-from shardedmodel_runtime.naming import COMMON_FOLDER, part_key, rank_folder
-from shardedmodel_runtime.sharding.plan import ShardingPlan, TensorCut
+from shardedmodel_runtime.layout.placement import (
+    PieceCache,
+    PlacedTensor,
+    Run,
+    place_tensors,
+    runs_of,
+    writing_order,
+)
+from shardedmodel_runtime.naming import folder_of, part_key
+from shardedmodel_runtime.sharding.cuts import TensorCut
+from shardedmodel_runtime.sharding.plan import ShardingPlan
 
 MAX_OBJECT_BYTES = 40 * 1024**3
 """Where a rank's tensors go on in a second object. A multipart upload has at most 10,000 parts
@@ -32,90 +39,146 @@ class PlannedObject:
     Args:
         key: relative to the layout.
         ranks: the ranks that load it.
+        tensor: the tensor rank whose pieces it holds; 0 where all of them hold the same.
+        expert: the expert rank, likewise.
         header: the safetensors header with its length prefix, padded: ``data_start`` bytes.
-        tensors: what it holds, in the order of its bytes.
+        names: of the tensors in it, in the order of their bytes.
+        runs: the same tensors by their numbers in the checkpoint.
+        size: bytes of the object.
     """
 
     key: str
     ranks: tuple[int, ...]
+    tensor: int
+    expert: int
     header: bytes
-    tensors: dict[str, PlacedTensor]
+    names: tuple[str, ...]
+    runs: tuple[Run, ...]
+    size: int
 
     @property
     def data_start(self) -> int:
         """Where the first tensor begins: the header's length."""
         return len(self.header)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the object."""
-        return self.data_start + sum(tensor.nbytes for tensor in self.tensors.values())
+    def placed(self, cuts: Mapping[str, TensorCut]) -> Iterator[PlacedTensor]:
+        """Each piece in it, in the order of bytes; ``cuts`` are those of its plan."""
+        tensors = ((name, cuts[name]) for name in self.names)
+        return place_tensors(tensors, self.tensor, self.expert)
 
 
-def writing_order(cuts: Iterable[TensorCut]) -> list[TensorCut]:
-    """Order tensors as they lie in every object: by falling alignment, then as they came."""
-    return sorted(cuts, key=lambda cut: -alignment(cut.dtype))
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """Which ranks hold the same piece: the coordinates that such ranks have in common."""
+
+    over_tensor: bool
+    stages: tuple[int, ...] | None
+    expert: int | None
 
 
 def plan_objects(
     plan: ShardingPlan, max_object_bytes: int = MAX_OBJECT_BYTES
 ) -> list[PlannedObject]:
-    """Lay a plan's tensors out in objects: each rank's own, then the common ones.
+    """Lay a plan's tensors out in objects: those of few ranks first, the common ones last.
 
     Args:
         plan: how each tensor is cut.
         max_object_bytes: tensors beyond it go to a next object; a single tensor may exceed it.
     """
-    ordered = writing_order(plan.cuts.values())
-    split = [cut for cut in ordered if cut.dim is not None]
-    whole = [cut for cut in ordered if cut.dim is None]
-    planned: list[PlannedObject] = []
-    for place in plan.parallelism.coordinates():
-        pieces = [(cut, place.tensor) for cut in split]
-        folder = rank_folder(place, plan.parallelism)
-        planned += _fill_folder(folder, (place.rank,), pieces, max_object_bytes)
-    everyone = tuple(range(plan.parallelism.world_size))
-    planned += _fill_folder(COMMON_FOLDER, everyone, [(cut, 0) for cut in whole], max_object_bytes)
-    return planned
+    numbers = {name: number for number, name in enumerate(plan.cuts)}
+    planned = [
+        item
+        for spread, names in _sets(plan).items()
+        for item in _SetPlanner(plan, spread, names, numbers, max_object_bytes).objects()
+    ]
+    return sorted(planned, key=lambda item: (len(item.ranks), item.ranks, item.key))
 
 
-def _fill_folder(
-    folder: str,
-    ranks: tuple[int, ...],
-    pieces: Sequence[tuple[TensorCut, int]],
-    max_object_bytes: int,
-) -> list[PlannedObject]:
-    """Spread the pieces that the same ranks load over as few objects as their size allows."""
-    objects: list[PlannedObject] = []
-    current: list[tuple[TensorCut, int]] = []
-    filled = 0
-    for cut, tensor_rank in pieces:
-        size = cut.local_bytes(tensor_rank)
-        if current and filled + size > max_object_bytes:
-            objects.append(_make_object(part_key(folder, len(objects)), ranks, current))
-            current, filled = [], 0
-        current.append((cut, tensor_rank))
-        filled += size
-    if current:
-        objects.append(_make_object(part_key(folder, len(objects)), ranks, current))
-    return objects
+def _sets(plan: ShardingPlan) -> dict[_Spread, list[str]]:
+    """The tensors of each folder but for the tensor rank, in the order of bytes."""
+    spreads = {id(cut): _spreads(plan, cut) for cut in plan.cuts.values()}
+    sets: dict[_Spread, list[str]] = {}
+    for name in writing_order(plan.cuts):
+        for spread in spreads[id(plan.cuts[name])]:
+            sets.setdefault(spread, []).append(name)
+    return sets
 
 
-def _make_object(
-    key: str, ranks: tuple[int, ...], pieces: Sequence[tuple[TensorCut, int]]
-) -> PlannedObject:
-    tensors: dict[str, PlacedTensor] = {}
-    position = 0
-    for cut, tensor_rank in pieces:
-        shape = cut.local_shape(tensor_rank)
-        end = position + cut.local_bytes(tensor_rank)
-        tensors[cut.name] = PlacedTensor(
-            shape=list(shape),
-            start=position,
-            end=end,
-            ranges=[] if cut.dim is None else list(cut.ranges[tensor_rank]),
-            pad=0 if cut.dim is None else cut.pad[tensor_rank],
+def _spreads(plan: ShardingPlan, cut: TensorCut) -> list[_Spread]:
+    over_tensor = cut.axis("tensor") is not None
+    experts: Sequence[int | None] = [cut.expert]
+    if cut.axis("expert"):
+        experts = range(plan.parallelism.expert)
+    return [_Spread(over_tensor, cut.stages, expert) for expert in experts]
+
+
+class _SetPlanner:
+    """Plans the objects of one set of tensors, for each tensor rank that has its own pieces."""
+
+    def __init__(
+        self,
+        plan: ShardingPlan,
+        spread: _Spread,
+        names: Sequence[str],
+        numbers: Mapping[str, int],
+        max_object_bytes: int,
+    ) -> None:
+        self._plan = plan
+        self._spread = spread
+        self._names = names
+        self._limit = max_object_bytes
+        self._numbers = numbers
+        self._cuts = [plan.cuts[name] for name in names]
+        self._distinct = list({id(cut): cut for cut in self._cuts}.values())
+        self._headers: dict[object, tuple[bytes, tuple[str, ...], tuple[Run, ...]]] = {}
+
+    def objects(self) -> Iterator[PlannedObject]:
+        """The objects, tensor rank by tensor rank."""
+        degree = self._plan.parallelism.tensor
+        for tensor in range(degree) if self._spread.over_tensor else (None,):
+            piece_of = PieceCache(tensor or 0, self._spread.expert or 0)
+            sizes = [piece_of(cut).nbytes for cut in self._cuts]
+            for part, (first, stop) in enumerate(_parts(sizes, self._limit)):
+                data = sum(sizes[first:stop])
+                yield self._object(tensor, piece_of, part, first, stop, data)
+
+    def _object(
+        self, tensor: int | None, piece_of: PieceCache, part: int, first: int, stop: int, data: int
+    ) -> PlannedObject:
+        spread, parallelism = self._spread, self._plan.parallelism
+        # Mostly all tensor ranks have equal shapes, and then one header serves them all.
+        same = (first, stop, *(piece_of(cut).shape for cut in self._distinct))
+        if same not in self._headers:
+            self._headers[same] = self._describe(piece_of, first, stop)
+        header, names, runs = self._headers[same]
+        return PlannedObject(
+            key=part_key(folder_of(parallelism, tensor, spread.stages, spread.expert), part),
+            ranks=parallelism.ranks_at(tensor, spread.stages, spread.expert),
+            tensor=tensor or 0,
+            expert=spread.expert or 0,
+            header=header,
+            names=names,
+            runs=runs,
+            size=len(header) + data,
         )
-        position = end
-    entries = ((cut.name, cut.dtype, cut.local_shape(rank)) for cut, rank in pieces)
-    return PlannedObject(key, ranks, build_header(entries, HEADER_METADATA), tensors)
+
+    def _describe(
+        self, piece_of: PieceCache, first: int, stop: int
+    ) -> tuple[bytes, tuple[str, ...], tuple[Run, ...]]:
+        names, cuts = tuple(self._names[first:stop]), self._cuts[first:stop]
+        entries = (
+            (name, cut.dtype, piece_of(cut).shape) for name, cut in zip(names, cuts, strict=True)
+        )
+        header = build_header(entries, HEADER_METADATA)
+        return header, names, tuple(runs_of(self._numbers[name] for name in names))
+
+
+def _parts(sizes: Sequence[int], limit: int) -> Iterator[Run]:
+    """Spread pieces, in order, over as few objects as their size allows."""
+    first, filled = 0, 0
+    for index, size in enumerate(sizes):
+        if index > first and filled + size > limit:
+            yield first, index
+            first, filled = index, 0
+        filled += size
+    yield first, len(sizes)

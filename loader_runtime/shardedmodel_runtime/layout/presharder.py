@@ -11,17 +11,20 @@ from dataclasses import dataclass
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.layout.cutting import TensorCutter
-from shardedmodel_runtime.layout.objects import PlannedObject, writing_order
+from shardedmodel_runtime.layout.objects import PlannedObject
+from shardedmodel_runtime.layout.placement import writing_order
 from shardedmodel_runtime.layout.prefetch import READ_CHUNK_BYTES, read_ahead
 from shardedmodel_runtime.layout.reading import (
     Piece,
     RowCut,
+    Share,
     row_cut,
+    share_of,
     source_reads,
     tensor_pieces,
 )
 from shardedmodel_runtime.layout.saver import CheckpointSaver, ObjectSink
-from shardedmodel_runtime.sharding.plan import ShardingPlan, TensorCut
+from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 
 
@@ -29,9 +32,9 @@ from shardedmodel_runtime.storage.base import ObjectStore
 class _Step:
     """One tensor's share of a wave: who gets which columns, and the pieces to read for it."""
 
-    cut: TensorCut
+    name: str
     rows: RowCut
-    ranks: tuple[int, ...]
+    receivers: tuple[tuple[int, Share], ...]
     pieces: tuple[Piece, ...]
 
 
@@ -76,30 +79,28 @@ class Presharder:
 
     def _steps(self, wave: Sequence[PlannedObject]) -> list[_Step]:
         """Plan one wave: every tensor that its objects hold, in the order of their bytes."""
-        holders: dict[str, list[int]] = {}
+        holders: dict[str, list[PlannedObject]] = {}
         for planned in wave:
-            for name in planned.tensors:
-                # Of the ranks that share an object, one speaks for all.
-                holders.setdefault(name, []).append(planned.ranks[0])
+            for name in planned.names:
+                holders.setdefault(name, []).append(planned)
         steps = []
-        for cut in writing_order(self._plan.cuts.values()):
-            ranks = tuple(holders.get(cut.name, ()))
-            if ranks:
+        for name in writing_order(self._plan.cuts):
+            if name in holders:
+                cut = self._plan.cuts[name]
                 rows = row_cut(cut)
-                places = [self._tensor_rank(cut, rank) for rank in ranks]
-                pieces = tuple(tensor_pieces(cut.name, rows, self._chunk_bytes, places))
-                steps.append(_Step(cut, rows, ranks, pieces))
+                # Of the ranks that share an object, one speaks for all.
+                receivers = tuple(
+                    (planned.ranks[0], share_of(cut, planned.tensor, planned.expert))
+                    for planned in holders[name]
+                )
+                shares = [share for _, share in receivers]
+                pieces = tuple(tensor_pieces(name, rows, self._chunk_bytes, shares))
+                steps.append(_Step(name, rows, receivers, pieces))
         return steps
-
-    def _tensor_rank(self, cut: TensorCut, rank: int) -> int:
-        """A rank's column of the cut; the only one where the tensor is replicated."""
-        return 0 if cut.dim is None else self._plan.parallelism.coordinate(rank).tensor
 
     def _stream(self, steps: Sequence[_Step], sink: ObjectSink) -> None:
         placed = (
-            (piece, self._metadata.tensors[step.cut.name])
-            for step in steps
-            for piece in step.pieces
+            (piece, self._metadata.tensors[step.name]) for step in steps for piece in step.pieces
         )
         reads = source_reads(placed, self._chunk_bytes)
         data = read_ahead(self._source, reads, self._digests, chunk_bytes=self._chunk_bytes)
@@ -110,10 +111,7 @@ class Presharder:
             data.close()
 
     def _cut_tensor(self, step: _Step, data: Iterator[memoryview], sink: ObjectSink) -> None:
-        receivers = [
-            (self._tensor_rank(step.cut, rank), _receiver(sink, rank, step.cut.name))
-            for rank in step.ranks
-        ]
+        receivers = [(share, _receiver(sink, rank, step.name)) for rank, share in step.receivers]
         cutter = TensorCutter(step.rows, receivers)
         for piece in step.pieces:
             cutter.take(piece, next(data))

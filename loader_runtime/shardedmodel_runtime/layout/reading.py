@@ -1,9 +1,9 @@
 """What to read of a source, in which order and in which pieces: pure arithmetic.
 
-A tensor that is cut along ``dim`` is a matrix of bytes: ``rows`` rows of ``row_bytes``, where
-a row holds everything from ``dim`` on, and each rank gets the same columns of every row. Cut
-along the first dimension there is one row. Pieces are whole rows where a row fits a read, and
-parts of one row where it does not.
+A tensor is a matrix of bytes: a row holds everything from the last cut dimension on, and each
+place gets some columns of some rows. Cut along the first dimension alone there is one row. Experts
+that lie in one tensor are cut along two dimensions: by rows among expert ranks, by columns inside.
+Pieces are whole rows where a row fits a read, and parts of one row where it does not.
 """
 
 from __future__ import annotations
@@ -13,59 +13,67 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shardedmodel_runtime.checkpoint import SourceTensor
-from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
-from shardedmodel_runtime.sharding.plan import TensorCut
+from shardedmodel_runtime.layout.casting import Cast
+from shardedmodel_runtime.sharding.cuts import Range, TensorCut, cover
 
 
 @dataclass(frozen=True, slots=True)
 class RowCut:
-    """A tensor as a matrix of bytes, and which columns go to which rank.
+    """A tensor as a matrix of bytes, as it lies in the layout.
 
     Args:
         rows: number of rows.
         row_bytes: bytes of a row.
-        columns: half-open byte ranges of a row, ascending, for each tensor-parallel rank; the
-            whole row, for one receiver, where the tensor is replicated.
-        pad_bytes: zero bytes behind each row, for each tensor-parallel rank.
+        cast: from the source's bytes to these, where they differ.
     """
 
     rows: int
     row_bytes: int
-    columns: tuple[tuple[tuple[int, int], ...], ...]
-    pad_bytes: tuple[int, ...]
+    cast: Cast | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one place gets of a matrix of bytes.
+
+    Args:
+        rows: half-open ranges of rows, ascending.
+        columns: half-open ranges of bytes of a row, ascending.
+        pad_bytes: zero bytes behind each row.
+    """
+
+    rows: tuple[Range, ...]
+    columns: tuple[Range, ...]
+    pad_bytes: int = 0
 
 
 def row_cut(cut: TensorCut) -> RowCut:
-    """Turn a cut along a dimension into one of bytes.
+    """The matrix whose rows begin at the last dimension that is cut."""
+    cast = Cast(cut.cast_from, cut.dtype) if cut.cast_from else None
+    rows = math.prod(cut.shape[: _last_dim(cut)])
+    return RowCut(rows, cut.nbytes // max(rows, 1), cast)
 
-    Raises:
-        InvalidSharding: a piece would not begin at a whole byte (dtypes below 8 bits).
-    """
-    width = DTYPE_BITS[cut.dtype]
-    if cut.dim is None:
-        size = cut.nbytes
-        return RowCut(1, size, (((0, size),),), (0,))
-    inner_bits = math.prod(cut.shape[cut.dim + 1 :]) * width
 
-    def to_bytes(elements: int) -> int:
-        whole, rest = divmod(elements * inner_bits, 8)
-        if rest:
-            raise InvalidSharding(
-                f"tensor {cut.name!r}: {cut.dtype} has {width} bits, and a cut at {elements} "
-                f"along dimension {cut.dim} is inside a byte; use `replicate` for it"
-            )
-        return whole
+def share_of(cut: TensorCut, tensor: int, expert: int) -> Share:
+    """What a tensor rank and an expert rank get of the matrix of ``row_cut``."""
+    last = _last_dim(cut)
+    rows: tuple[Range, ...] = ((0, math.prod(cut.shape[:last])),)
+    columns: tuple[Range, ...] = ((0, row_cut(cut).row_bytes),)
+    pad = 0
+    for part in cut.piece(tensor, expert).slices:
+        if part.dim == last:
+            bits = math.prod(cut.shape[last + 1 :]) * DTYPE_BITS[cut.dtype]
+            columns = tuple((start * bits // 8, stop * bits // 8) for start, stop in part.ranges)
+            pad = part.pad * bits // 8
+        else:
+            each = math.prod(cut.shape[part.dim + 1 : last])
+            rows = tuple((start * each, stop * each) for start, stop in part.ranges)
+    return Share(rows, columns, pad)
 
-    columns = tuple(
-        tuple((to_bytes(start), to_bytes(stop)) for start, stop in ranges) for ranges in cut.ranges
-    )
-    return RowCut(
-        rows=math.prod(cut.shape[: cut.dim]),
-        row_bytes=to_bytes(cut.shape[cut.dim]),
-        columns=columns,
-        pad_bytes=tuple(to_bytes(pad) for pad in cut.pad),
-    )
+
+def _last_dim(cut: TensorCut) -> int:
+    return max((axis.dim for axis in cut.axes), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +96,41 @@ class SourceRead:
 
 
 def tensor_pieces(
-    name: str, cut: RowCut, chunk_bytes: int, tensor_ranks: Sequence[int]
+    name: str, cut: RowCut, chunk_bytes: int, shares: Sequence[Share]
 ) -> Iterator[Piece]:
-    """Cut what the given ranks need of a tensor into pieces of at most ``chunk_bytes``."""
+    """Cut what the given shares need of a tensor into pieces of at most ``chunk_bytes``.
+
+    Args:
+        name: of the tensor.
+        cut: the tensor as a matrix.
+        chunk_bytes: largest piece, in bytes of the source.
+        shares: what is wanted; of a matrix of several rows, whole rows are read.
+    """
+    before, after = (cut.cast.source_bytes, cut.cast.target_bytes) if cut.cast else (1, 1)
+    step = max(chunk_bytes // before, 1) * after
+    row_bytes = max(cut.row_bytes, 1)
+    for start, stop in _spans(cut, shares):
+        if cut.rows > 1 and row_bytes <= step:
+            pieces = _in_steps(start, stop, step // row_bytes * row_bytes)
+        elif cut.rows > 1:
+            rows = _in_steps(start, stop, row_bytes)
+            pieces = (part for row in rows for part in _in_steps(*row, step))
+        else:
+            pieces = _in_steps(start, stop, step)
+        yield from (Piece(name, a // after * before, b // after * before) for a, b in pieces)
+
+
+def _spans(cut: RowCut, shares: Iterable[Share]) -> list[Range]:
+    """The bytes of a matrix that have to be read: of one row the columns, else whole rows."""
     if cut.rows > 1:
-        size, row_bytes = cut.rows * cut.row_bytes, max(cut.row_bytes, 1)
-        if row_bytes <= chunk_bytes:
-            yield from _in_steps(name, 0, size, chunk_bytes // row_bytes * row_bytes)
-            return
-        for start in range(0, size, row_bytes):
-            yield from _in_steps(name, start, start + row_bytes, chunk_bytes)
-        return
-    for start, stop in _union(span for rank in tensor_ranks for span in cut.columns[rank]):
-        yield from _in_steps(name, start, stop, chunk_bytes)
+        wanted = cover(sorted(rows for share in shares for rows in share.rows))
+        return [(start * cut.row_bytes, stop * cut.row_bytes) for start, stop in wanted]
+    return cover(sorted(span for share in shares for span in share.columns))
 
 
-def _in_steps(name: str, start: int, stop: int, step: int) -> Iterator[Piece]:
+def _in_steps(start: int, stop: int, step: int) -> Iterator[Range]:
     for position in range(start, stop, step):
-        yield Piece(name, position, min(position + step, stop))
-
-
-def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
-        elif start < stop:
-            merged.append((start, stop))
-    return merged
+        yield position, min(position + step, stop)
 
 
 def source_reads(

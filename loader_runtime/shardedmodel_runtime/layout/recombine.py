@@ -7,17 +7,17 @@ same rows agree, and that padding is zero.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
 
 from shardedmodel_runtime.errors import ChecksumMismatch, LayoutError, excerpt
-from shardedmodel_runtime.formats.dtypes import DTYPE_BITS, tensor_bytes
-from shardedmodel_runtime.layout.manifest import Manifest, ManifestTensor, PlacedTensor
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.reading import RowCut, Share, row_cut, share_of
+from shardedmodel_runtime.sharding.cuts import Range, TensorCut
 from shardedmodel_runtime.storage.base import ObjectStore
 
 Bytes = npt.NDArray[np.uint8]
@@ -26,118 +26,119 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class HeldPiece:
-    """One rank's piece of a tensor: where it belongs, and its bytes."""
+    """One rank's piece of a tensor: which part of it, and its bytes."""
 
     rank: int
-    place: PlacedTensor
+    share: Share
     data: Buffer
 
 
-def recombine_tensor(name: str, tensor: ManifestTensor, pieces: Sequence[HeldPiece]) -> bytearray:
+def recombine_tensor(name: str, cut: TensorCut, pieces: Sequence[HeldPiece]) -> bytearray:
     """Put one tensor together.
 
     Args:
         name: for messages.
-        tensor: the whole tensor, as the manifest says.
-        pieces: every rank's piece; of a replicated tensor, one or more copies.
+        cut: how it was cut.
+        pieces: what ranks hold of it; copies of the same bytes are compared.
 
     Returns:
-        The tensor's bytes, row-major.
+        The tensor's bytes as they lie in the layout, row-major.
 
     Raises:
         LayoutError: pieces are missing, or their sizes do not fit.
         ChecksumMismatch: copies of the same bytes differ, or padding is not zero.
     """
-    label = excerpt(name)
-    if tensor.dim is None:
-        return _one_of_equals(label, tensor, pieces)
-    inner_bits = math.prod(tensor.shape[tensor.dim + 1 :]) * DTYPE_BITS[tensor.dtype]
-    rows = math.prod(tensor.shape[: tensor.dim])
-    length = tensor.shape[tensor.dim]
-    whole = bytearray(tensor_bytes(tensor.dtype, tensor.shape))
-    matrix = np.frombuffer(whole, np.uint8).reshape(rows, length * inner_bits // 8)
-    canvas = _Canvas(label, matrix, length, inner_bits)
+    label = f"tensor {excerpt(name)!r}"
+    if not pieces:
+        raise LayoutError(f"{label}: nobody holds it")
+    whole = bytearray(cut.nbytes)
+    canvas = _Canvas(label, row_cut(cut), whole, [piece.share for piece in pieces])
     for piece in pieces:
         canvas.place(piece)
     canvas.check_covered()
     return whole
 
 
-def _one_of_equals(label: str, tensor: ManifestTensor, pieces: Sequence[HeldPiece]) -> bytearray:
-    if not pieces:
-        raise LayoutError(f"tensor {label!r}: nobody holds it")
-    first = bytearray(pieces[0].data)
-    if len(first) != tensor_bytes(tensor.dtype, tensor.shape):
-        raise LayoutError(f"tensor {label!r}: its copy has {len(first)} bytes")
-    for piece in pieces[1:]:
-        if first != piece.data:
-            raise ChecksumMismatch(
-                f"tensor {label!r}: the copies of ranks {pieces[0].rank} and {piece.rank} differ"
-            )
-    return first
-
-
 class _Canvas:
-    """A tensor as rows of bytes, filled column range by column range."""
+    """A tensor as a matrix of bytes, filled cell by cell.
 
-    def __init__(self, label: str, rows: Bytes, length: int, inner_bits: int) -> None:
+    Cells lie between the edges of all shares, so each is wholly in a share or wholly outside.
+    """
+
+    def __init__(self, label: str, cut: RowCut, whole: bytearray, shares: Sequence[Share]) -> None:
         self._label = label
-        self._rows = rows
-        self._length = length
-        self._inner_bits = inner_bits
-        self._filled: list[tuple[int, int]] = []
+        self._cut = cut
+        self._matrix = np.frombuffer(whole, np.uint8).reshape(cut.rows, cut.row_bytes)
+        self._rows = _cells(cut.rows, [share.rows for share in shares])
+        self._columns = _cells(cut.row_bytes, [share.columns for share in shares])
+        self._filled: set[tuple[Range, Range]] = set()
 
     def place(self, piece: HeldPiece) -> None:
-        """Fill in one piece; where rows are there already, compare."""
-        width = self._bytes(sum(b - a for a, b in piece.place.ranges) + piece.place.pad)
-        if len(piece.data) != len(self._rows) * width:
+        """Fill in one piece; where bytes are there already, compare."""
+        rows, pad = _ordered(piece.share.rows), piece.share.pad_bytes
+        columns = _ordered(piece.share.columns)
+        height, width = _length(rows), _length(columns)
+        if len(piece.data) != height * (width + pad):
             raise LayoutError(
-                f"tensor {self._label!r}: rank {piece.rank} holds {len(piece.data)} bytes, "
-                f"{len(self._rows) * width} follow from its ranges"
+                f"{self._label}: rank {piece.rank} holds {len(piece.data)} bytes, "
+                f"{height * (width + pad)} follow from its cut"
             )
-        data = np.frombuffer(piece.data, np.uint8).reshape(len(self._rows), width)
-        position = 0
-        for start, stop in piece.place.ranges:
-            if not start <= stop <= self._length:
-                raise LayoutError(
-                    f"tensor {self._label!r}: rank {piece.rank} names rows [{start}, {stop}) of "
-                    f"{self._length}"
-                )
-            columns = data[:, position : position + self._bytes(stop - start)]
-            self._fill(piece.rank, start, stop, columns)
-            position += columns.shape[1]
-        if data[:, position:].any():
-            raise ChecksumMismatch(f"tensor {self._label!r}: rank {piece.rank}'s pad is not zero")
+        data = np.frombuffer(piece.data, np.uint8).reshape(height, width + pad)
+        for (row, at_row), (column, at_column) in product(rows, columns):
+            here = data[
+                at_row : at_row + row[1] - row[0], at_column : at_column + column[1] - column[0]
+            ]
+            self._fill(piece.rank, row, column, here)
+        if data[:, width:].any():
+            raise ChecksumMismatch(f"{self._label}: rank {piece.rank}'s pad is not zero")
 
     def check_covered(self) -> None:
-        """See that every row came from somewhere."""
-        position = 0
-        for start, stop in sorted(self._filled):
-            if start > position:
-                break
-            position = max(position, stop)
-        if position < self._length:
-            raise LayoutError(f"tensor {self._label!r}: nobody holds row {position}")
+        """See that every byte came from somewhere."""
+        for row, column in product(self._rows, self._columns):
+            if (row, column) not in self._filled:
+                raise LayoutError(
+                    f"{self._label}: nobody holds bytes [{column[0]}, {column[1]}) of rows "
+                    f"[{row[0]}, {row[1]}) of {self._cut.rows}"
+                )
 
-    def _fill(self, rank: int, start: int, stop: int, columns: Bytes) -> None:
-        """Write what nobody has filled, compare the rest."""
-        edges = {start, stop}
-        edges.update(e for span in self._filled for e in span if start < e < stop)
-        ordered = sorted(edges)
-        for a, b in pairwise(ordered):
-            here = columns[:, self._bytes(a - start) : self._bytes(b - start)]
-            there = self._rows[:, self._bytes(a) : self._bytes(b)]
-            if not any(first <= a and b <= last for first, last in self._filled):
+    def _fill(self, rank: int, rows: Range, columns: Range, data: Bytes) -> None:
+        """Write the cells that nobody has filled, compare the rest."""
+        inside = product(_within(self._rows, rows), _within(self._columns, columns))
+        for row, column in inside:
+            here = data[
+                row[0] - rows[0] : row[1] - rows[0], column[0] - columns[0] : column[1] - columns[0]
+            ]
+            there = self._matrix[slice(*row), slice(*column)]
+            if (row, column) not in self._filled:
                 there[:] = here
+                self._filled.add((row, column))
             elif not np.array_equal(here, there):
                 raise ChecksumMismatch(
-                    f"tensor {self._label!r}: rank {rank}'s copy of rows [{a}, {b}) differs "
-                    "from another's"
+                    f"{self._label}: rank {rank}'s copy of bytes [{column[0]}, {column[1]}) of "
+                    f"rows [{row[0]}, {row[1]}) differs from another's"
                 )
-        self._filled.append((start, stop))
 
-    def _bytes(self, elements: int) -> int:
-        return elements * self._inner_bits // 8
+
+def _cells(size: int, ranges: Sequence[Sequence[Range]]) -> list[Range]:
+    edges = {0, size, *(edge for spans in ranges for span in spans for edge in span)}
+    return list(pairwise(sorted(edges)))
+
+
+def _within(cells: Sequence[Range], span: Range) -> list[Range]:
+    return [cell for cell in cells if span[0] <= cell[0] and cell[1] <= span[1]]
+
+
+def _ordered(ranges: Sequence[Range]) -> list[tuple[Range, int]]:
+    """Each range, and where in the piece it begins."""
+    starts, position = [], 0
+    for start, stop in ranges:
+        starts.append(((start, stop), position))
+        position += stop - start
+    return starts
+
+
+def _length(ordered: Sequence[tuple[Range, int]]) -> int:
+    return sum(stop - start for (start, stop), _ in ordered)
 
 
 def recombine_ranks(
@@ -156,21 +157,17 @@ def recombine_ranks(
         LayoutError: a rank lacks a tensor, or pieces do not fit.
         ChecksumMismatch: copies differ.
     """
-    places = {
-        rank: {
-            name: place
-            for item in manifest.objects_of(rank)
-            for name, place in item.tensors.items()
-        }
-        for rank in held
-    }
-    for name, tensor in manifest.tensors.items():
+    places = {rank: manifest.degrees.coordinate(rank) for rank in sorted(held)}
+    for name, cut in manifest.tensors.items():
         pieces = []
-        for rank in sorted(held):
+        for rank, place in places.items():
+            if not cut.is_held_by(place.pipeline, place.expert):
+                continue
             if name not in held[rank]:
                 raise LayoutError(f"tensor {excerpt(name)!r}: rank {rank} does not hold it")
-            pieces.append(HeldPiece(rank, places[rank][name], held[rank][name]))
-        yield name, recombine_tensor(name, tensor, pieces)
+            share = share_of(cut, place.tensor, place.expert)
+            pieces.append(HeldPiece(rank, share, held[rank][name]))
+        yield name, recombine_tensor(name, cut, pieces)
 
 
 def recombine_layout(
@@ -190,16 +187,12 @@ def recombine_layout(
         LayoutError: pieces do not fit together.
         SourceChanged: an object changed since it was verified.
     """
-    places: dict[str, list[tuple[int, str, int, PlacedTensor]]] = {}
-    for item in manifest.objects:
-        for name, place in item.tensors.items():
-            places.setdefault(name, []).append((item.ranks[0], item.key, item.data_start, place))
-    for name, tensor in manifest.tensors.items():
+    for name, cut in manifest.tensors.items():
         pieces = []
-        for rank, key, data_start, place in places[name]:
-            data = bytearray(place.nbytes)
+        for copy in manifest.copies[name]:
+            data = bytearray(copy.piece.nbytes)
             if data:
-                start = data_start + place.start
-                store.read_range(key, start, memoryview(data), digest=digests[key])
-            pieces.append(HeldPiece(rank, place, data))
-        yield name, recombine_tensor(name, tensor, pieces)
+                store.read_range(copy.key, copy.start, memoryview(data), digest=digests[copy.key])
+            share = share_of(cut, copy.place.tensor, copy.place.expert)
+            pieces.append(HeldPiece(copy.place.rank, share, data))
+        yield name, recombine_tensor(name, cut, pieces)

@@ -19,9 +19,9 @@ from shardedmodel_runtime.layout.manifest import (
     BLOCK_BYTES,
     LayoutObject,
     Manifest,
+    ManifestCut,
     ManifestParallelism,
     ManifestSource,
-    ManifestTensor,
 )
 from shardedmodel_runtime.layout.objects import PlannedObject, plan_objects
 from shardedmodel_runtime.layout.writer import StreamingWriter
@@ -48,7 +48,7 @@ class ObjectSink:
             (rank, name): writer
             for planned, writer in writers
             for rank in planned.ranks
-            for name in planned.tensors
+            for name in planned.names
         }
 
     def write(self, rank: int, tensor: str, data: memoryview) -> None:
@@ -207,7 +207,7 @@ class CheckpointSaver:
             sha256=sha256,
             blocks=blocks,
             data_start=planned.data_start,
-            tensors=planned.tensors,
+            tensors=list(planned.runs),
         )
 
     def _add_written(self, count: int) -> None:
@@ -229,14 +229,11 @@ def make_manifest(
         created_by=f"shardedmodel {shardedmodel_runtime.__version__}",
         source=source,
         parallelism=ManifestParallelism(**plan.parallelism.as_dict()),
+        dtype=plan.dtype,
         plan_digest=plan.digest(),
         block_bytes=BLOCK_BYTES,
         block_algorithm=BLOCK_ALGORITHM,
-        tensors={
-            name: ManifestTensor(
-                dtype=cut.dtype, shape=list(cut.shape), strategy=cut.strategy, dim=cut.dim
-            )
-            for name, cut in plan.cuts.items()
-        },
+        cuts=[ManifestCut.of(cut) for cut in plan.kinds],
+        entries=list(zip(plan.cuts, plan.kind_of, strict=True)),
         objects=list(objects),
     )

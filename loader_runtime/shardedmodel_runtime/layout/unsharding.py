@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from shardedmodel_runtime.errors import ConfigurationError
-from shardedmodel_runtime.formats.dtypes import tensor_bytes
 from shardedmodel_runtime.formats.hf import INDEX_KEY, SINGLE_KEY
 from shardedmodel_runtime.formats.safetensors import build_header
 from shardedmodel_runtime.layout.manifest import Manifest
@@ -88,7 +87,7 @@ def _write_files(
         ]
     weight_map: dict[str, str] = {}
     for file, group in zip(files, groups, strict=True):
-        entries = [(n, manifest.tensors[n].dtype, tuple(manifest.tensors[n].shape)) for n in group]
+        entries = [(n, manifest.tensors[n].dtype, manifest.tensors[n].shape) for n in group]
         with (folder / file).open("wb") as out:
             out.write(build_header(entries, HEADER_METADATA))
             for name in group:
@@ -101,7 +100,7 @@ def _write_files(
             os.fsync(out.fileno())
     if len(groups) == 1:
         return files
-    total = sum(_size(manifest, name) for name in manifest.tensors)
+    total = sum(cut.nbytes for cut in manifest.tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_KEY).write_text(json.dumps(index, indent=2))
     return [*files, INDEX_KEY]
@@ -111,16 +110,10 @@ def _group(manifest: Manifest, max_file_bytes: int) -> Sequence[Sequence[str]]:
     """Spread the tensors, in order, over as few files as their size allows; at least one."""
     groups: list[list[str]] = [[]]
     filled = 0
-    for name in manifest.tensors:
-        size = _size(manifest, name)
-        if groups[-1] and filled + size > max_file_bytes:
+    for name, cut in manifest.tensors.items():
+        if groups[-1] and filled + cut.nbytes > max_file_bytes:
             groups.append([])
             filled = 0
         groups[-1].append(name)
-        filled += size
+        filled += cut.nbytes
     return groups
-
-
-def _size(manifest: Manifest, name: str) -> int:
-    tensor = manifest.tensors[name]
-    return tensor_bytes(tensor.dtype, tensor.shape)

@@ -125,8 +125,8 @@ def _header_problems(manifest: Manifest, item: LayoutObject, header: bytes) -> I
         yield error.message
         return
     expected = tuple(
-        TensorEntry(name, manifest.tensors[name].dtype, tuple(t.shape), t.start, t.end)
-        for name, t in item.tensors.items()
+        TensorEntry(placed.name, placed.cut.dtype, placed.piece.shape, placed.start, placed.end)
+        for placed in manifest.placed(item)
     )
     if found.data_start != item.data_start or found.tensors != expected:
         yield "its safetensors header names other tensors than the manifest"

@@ -37,7 +37,7 @@ def tensor_views(
     """Give the tensors of one object as views of its bytes.
 
     Args:
-        manifest: tells the tensors' dtypes.
+        manifest: tells the tensors, their dtypes and where they lie.
         item: the object, as the manifest describes it.
         arena: the object's bytes, header included: one-dimensional ``uint8``.
 
@@ -46,8 +46,8 @@ def tensor_views(
         dimensional ``uint8``.
     """
     views: dict[str, torch.Tensor] = {}
-    for name, placed in item.tensors.items():
+    for placed in manifest.placed(item):
         data = arena[item.data_start + placed.start : item.data_start + placed.end]
-        dtype = TORCH_DTYPES.get(manifest.tensors[name].dtype)
-        views[name] = data if dtype is None else data.view(dtype).reshape(placed.shape)
+        dtype = TORCH_DTYPES.get(placed.cut.dtype)
+        views[placed.name] = data if dtype is None else data.view(dtype).reshape(placed.piece.shape)
     return views

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
 from shardedmodel_runtime.errors import InvalidSharding, UnsupportedArchitecture, excerpt
 from shardedmodel_runtime.formats.hf import ModelConfig
 from shardedmodel_runtime.parallelism import Parallelism
-from shardedmodel_runtime.sharding.families import FAMILIES, Rule
-from shardedmodel_runtime.sharding.plan import ShardingPlan, TensorCut
-from shardedmodel_runtime.sharding.strategies import STRATEGIES, Uncut
+from shardedmodel_runtime.sharding.cuts import REPLICATE, TensorCut
+from shardedmodel_runtime.sharding.families import FAMILIES
+from shardedmodel_runtime.sharding.heads import heads, packed
+from shardedmodel_runtime.sharding.plan import ShardingPlan
+from shardedmodel_runtime.sharding.rules import Rule
+from shardedmodel_runtime.sharding.strategies import (
+    Strategy,
+    Uncut,
+    column,
+    replicate,
+    row,
+    vocab,
+)
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "column": column,
+    "row": row,
+    "vocab": vocab,
+    "heads": heads,
+    "packed": packed,
+    REPLICATE: replicate,
+}
+"""Every strategy by the name it has in rules."""
 
 
 class WeightDistributor:
@@ -55,21 +75,36 @@ class WeightDistributor:
             raise _unsupported(metadata)
         self._refuse_idle_rules(metadata)
         chosen = _choose(metadata.tensors, (*self.rules, *family))
-        # Heads come first: they say which numbers of ranks work, where others only say no.
-        order = sorted(metadata.tensors, key=lambda name: chosen.get(name) != "heads")
+
+        def is_late(name: str) -> bool:
+            # Heads come first: they say which numbers of ranks work, where others only say no.
+            return name not in chosen or chosen[name].strategy not in ("heads", "packed")
+
         cuts = {
             name: self._cut(metadata.tensors[name], chosen.get(name), metadata.config)
-            for name in order
+            for name in sorted(metadata.tensors, key=is_late)
         }
         return ShardingPlan(
-            self.parallelism, model_type, {name: cuts[name] for name in metadata.tensors}
+            self.parallelism,
+            model_type,
+            {name: cuts[name] for name in metadata.tensors},
+            unmatched=tuple(name for name in metadata.tensors if name not in chosen),
         )
 
-    def _cut(self, tensor: SourceTensor, strategy: str | None, config: ModelConfig) -> TensorCut:
-        if strategy is None:
-            return TensorCut(tensor.name, tensor.dtype, tensor.shape, matched=False)
-        degree = self.parallelism.tensor
-        return STRATEGIES[strategy](Uncut(tensor.name, tensor.dtype, tensor.shape, degree, config))
+    def _cut(self, tensor: SourceTensor, rule: Rule | None, config: ModelConfig) -> TensorCut:
+        if rule is None:
+            return TensorCut(tensor.dtype, tensor.shape)
+        uncut = Uncut(
+            tensor.name, tensor.dtype, tensor.shape, self.parallelism.tensor, config, rule
+        )
+        axis = STRATEGIES[rule.strategy](uncut)
+        return TensorCut(
+            tensor.dtype,
+            tensor.shape,
+            rule.strategy,
+            (axis,) if axis else (),
+            added_once=rule.strategy == "row" and axis is None,
+        )
 
     def _refuse_idle_rules(self, metadata: CheckpointMetadata) -> None:
         for rule in self.rules:
@@ -81,15 +116,14 @@ class WeightDistributor:
                 )
 
 
-def _choose(names: Iterable[str], rules: Sequence[Rule]) -> dict[str, str]:
-    """The strategy of the first rule that matches, by name; names without one are left out."""
+def _choose(names: Iterable[str], rules: Sequence[Rule]) -> dict[str, Rule]:
+    """The first rule that matches, by name; names without one are left out."""
     # fnmatch itself caches 256 patterns, fewer than the rules of a user and a family can be.
-    compiled = [(re.compile(translate(rule.match)), rule.strategy) for rule in rules]
+    compiled = [(re.compile(translate(rule.match)), rule) for rule in rules]
     matches = (
-        (name, next((strategy for glob, strategy in compiled if glob.match(name)), None))
-        for name in names
+        (name, next((rule for glob, rule in compiled if glob.match(name)), None)) for name in names
     )
-    return {name: strategy for name, strategy in matches if strategy is not None}
+    return {name: rule for name, rule in matches if rule is not None}
 
 
 def _unsupported(metadata: CheckpointMetadata) -> UnsupportedArchitecture:

@@ -10,15 +10,8 @@ Sources: the modules of Hugging Face ``transformers`` 5 and their ``base_model_t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Tensors whose name matches the glob ``match`` are cut by ``strategy``."""
-
-    match: str
-    strategy: str
+from shardedmodel_runtime.sharding.rules import Rule
 
 
 def _linear(module: str, strategy: str) -> tuple[Rule, Rule]:

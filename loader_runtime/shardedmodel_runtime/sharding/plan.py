@@ -5,85 +5,105 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from shardedmodel_runtime.formats.dtypes import tensor_bytes
 from shardedmodel_runtime.naming import canonical_json
-from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.parallelism import Parallelism, RankCoordinate
+from shardedmodel_runtime.sharding.cuts import TensorCut
 
-Range = tuple[int, int]
-"""A half-open range of indices along the cut dimension."""
-
-REPLICATE = "replicate"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorCut:
-    """How one tensor is cut over the ranks of a tensor-parallel group.
-
-    ``dim`` is the dimension cut, None for a replicated tensor. ``ranges[t]`` are the ascending
-    half-open ranges along ``dim`` that tensor rank ``t`` gets, laid one after the other, followed
-    by ``pad[t]`` zero rows, which are never weight. ``matched`` is false when no rule named the
-    tensor and it is replicated for want of one.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    strategy: str = REPLICATE
-    dim: int | None = None
-    ranges: tuple[tuple[Range, ...], ...] = ()
-    pad: tuple[int, ...] = ()
-    matched: bool = True
-
-    def local_shape(self, tensor_rank: int) -> tuple[int, ...]:
-        """Shape of the piece of ``tensor_rank``, its pad included."""
-        if self.dim is None:
-            return self.shape
-        rows = sum(stop - start for start, stop in self.ranges[tensor_rank])
-        return (
-            *self.shape[: self.dim],
-            rows + self.pad[tensor_rank],
-            *self.shape[self.dim + 1 :],
-        )
-
-    def local_bytes(self, tensor_rank: int) -> int:
-        """Bytes of the piece of ``tensor_rank``."""
-        return tensor_bytes(self.dtype, self.local_shape(tensor_rank))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole tensor."""
-        return tensor_bytes(self.dtype, self.shape)
+KEEP_DTYPE = "keep"
+"""Every tensor keeps its own dtype, so that every bit is its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ShardingPlan:
-    """All cuts of a checkpoint, by tensor name in the order of the source."""
+    """All cuts of a checkpoint, by tensor name in the order of the source.
+
+    Args:
+        parallelism: the degrees.
+        model_type: of the checkpoint.
+        cuts: how each tensor is cut; tensors that are cut alike share one object.
+        unmatched: tensors that no rule named and that are replicated for want of one.
+        dtype: what floating-point tensors are cast to, or ``keep``.
+    """
 
     parallelism: Parallelism
     model_type: str
     cuts: Mapping[str, TensorCut]
+    unmatched: tuple[str, ...] = ()
+    dtype: str = KEEP_DTYPE
 
-    @property
-    def unmatched(self) -> tuple[TensorCut, ...]:
-        """Tensors that no rule named and that are replicated for want of one."""
-        return tuple(cut for cut in self.cuts.values() if not cut.matched)
+    @cached_property
+    def kinds(self) -> tuple[TensorCut, ...]:
+        """The cuts that differ, in the order in which they first occur."""
+        return tuple(self._numbered)
+
+    @cached_property
+    def kind_of(self) -> list[int]:
+        """For each tensor, in order, the number of its cut among ``kinds``."""
+        # Equal cuts are mostly one object, whose number is found without comparing its ranges.
+        known: dict[int, int] = {}
+        numbers = []
+        for cut in self.cuts.values():
+            number = known.get(id(cut))
+            if number is None:
+                number = known[id(cut)] = self._numbered[cut]
+            numbers.append(number)
+        return numbers
+
+    @cached_property
+    def _numbered(self) -> dict[TensorCut, int]:
+        numbered: dict[TensorCut, int] = {}
+        for cut in {id(cut): cut for cut in self.cuts.values()}.values():
+            numbered.setdefault(cut, len(numbered))
+        return numbered
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """For each of ``kinds``, the number of tensors that are cut so."""
+        counts = [0] * len(self.kinds)
+        for number in self.kind_of:
+            counts[number] += 1
+        return counts
 
     @property
     def unmatched_bytes(self) -> int:
         """Bytes of the tensors that no rule named."""
-        return sum(cut.nbytes for cut in self.unmatched)
+        return sum(self.cuts[name].nbytes for name in self.unmatched)
 
     def rank_bytes(self, rank: int) -> int:
         """Bytes of tensors that ``rank`` holds, replicated ones and pad included."""
-        tensor_rank = self.parallelism.coordinate(rank).tensor
-        return sum(cut.local_bytes(tensor_rank) for cut in self.cuts.values())
+        place = self.parallelism.coordinate(rank)
+        return sum(
+            count * held_bytes(cut, place)
+            for cut, count in zip(self.kinds, self.counts, strict=True)
+        )
 
     def digest(self) -> str:
         """SHA-256 over every cut: plans that cut alike have the same, whatever rules led there."""
-        cuts = [
-            [cut.name, cut.dtype, cut.shape, cut.strategy, cut.dim, cut.ranges, cut.pad]
-            for cut in self.cuts.values()
+        kinds = [
+            [
+                cut.dtype,
+                cut.cast_from,
+                cut.shape,
+                cut.strategy,
+                [[axis.over, axis.dim, axis.ranges, axis.pad] for axis in cut.axes],
+                cut.stages,
+                cut.expert,
+                cut.added_once,
+            ]
+            for cut in self.kinds
         ]
-        document = {"parallelism": self.parallelism.as_dict(), "cuts": cuts}
+        document = {
+            "parallelism": self.parallelism.as_dict(),
+            "kinds": kinds,
+            "tensors": [list(self.cuts), self.kind_of],
+        }
         return "sha256:" + hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def held_bytes(cut: TensorCut, place: RankCoordinate) -> int:
+    """Bytes that the rank at ``place`` holds of a tensor; 0 where it holds none."""
+    if not cut.is_held_by(place.pipeline, place.expert):
+        return 0
+    return cut.local_bytes(place.tensor, place.expert)

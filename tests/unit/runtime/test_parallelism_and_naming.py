@@ -7,9 +7,9 @@ import pytest
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.naming import (
     HASH_LENGTH,
+    folder_of,
     layout_hash,
     part_key,
-    rank_folder,
     request_hash,
 )
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
@@ -35,16 +35,34 @@ def test_a_rank_that_does_not_exist_has_no_place(rank: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parallelism", "folder"),
+    ("place", "folder"),
     [
-        (Parallelism(8), "tp-00003-of-00008"),
-        (Parallelism(8, 2), "tp-00003-of-00008.pp-00000-of-00002"),
-        (Parallelism(8, 2, 2), "tp-00003-of-00008.pp-00000-of-00002.ep-00000-of-00002"),
+        ({"tensor": 3}, "tp-00003-of-00008"),
+        ({"tensor": 3, "stages": (0,)}, "tp-00003-of-00008.pp-00000-of-00004"),
+        (
+            {"tensor": 3, "stages": (0,), "expert": 1},
+            "tp-00003-of-00008.pp-00000-of-00004.ep-00001-of-00002",
+        ),
+        ({"expert": 1}, "ep-00001-of-00002"),
+        ({"stages": (0, 3)}, "pp-00000-and-00003-of-00004"),
+        ({}, "common"),
     ],
 )
-def test_a_ranks_folder_says_its_place(parallelism: Parallelism, folder: str) -> None:
-    assert rank_folder(parallelism.coordinate(3), parallelism) == folder
+def test_a_folder_says_which_ranks_hold_what_is_in_it(place: dict[str, Any], folder: str) -> None:
+    assert folder_of(Parallelism(8, 4, 2), **place) == folder
     assert part_key(folder) == f"{folder}/part-00000.safetensors"
+
+
+def test_ranks_are_found_by_what_they_have_in_common() -> None:
+    degrees = Parallelism(2, 2, 2)
+    assert degrees.ranks_at() == tuple(range(8))
+    assert degrees.ranks_at(tensor=1, expert=0) == (1, 5)
+    assert degrees.ranks_at(stages=(1,)) == (4, 5, 6, 7)
+
+
+def test_more_ranks_than_one_group_can_have_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="are 8192 ranks, more than 4096"):
+        Parallelism(8, 1024)
 
 
 REQUEST: dict[str, Any] = {

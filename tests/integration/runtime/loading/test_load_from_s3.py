@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shardedmodel_runtime.errors import AccessDenied, LayoutNotFound
-from shardedmodel_runtime.layout.recombine import HeldPiece, recombine_tensor
+from shardedmodel_runtime.layout.recombine import recombine_ranks
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import LoadedShard, load
 from tests.builders_layout import Checkpoint, make_checkpoint, shard
@@ -43,16 +43,12 @@ def load_all(layout: str, endpoint: str, world_size: int) -> list[LoadedShard]:
 
 def recombined(shards: list[LoadedShard]) -> dict[str, bytes]:
     """Put the tensors together from what the ranks hold in memory."""
-    manifest = shards[0].manifest
-    pieces: dict[str, list[HeldPiece]] = {name: [] for name in manifest.tensors}
-    for held in shards:
-        for item in manifest.objects_of(held.rank):
-            for name, place in item.tensors.items():
-                pieces[name].append(HeldPiece(held.rank, place, raw(held.state_dict[name])))
-    return {
-        name: bytes(recombine_tensor(name, tensor, pieces[name]))
-        for name, tensor in manifest.tensors.items()
+    held = {
+        shard.rank: {name: raw(tensor) for name, tensor in shard.state_dict.items()}
+        for shard in shards
     }
+    tensors = recombine_ranks(shards[0].manifest, held)
+    return {name: bytes(data) for name, data in tensors}
 
 
 def test_ranks_together_hold_every_tensor_bit_for_bit(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,72 +10,111 @@ from hypothesis import strategies as st
 
 from shardedmodel_runtime.layout import cutting
 from shardedmodel_runtime.layout.cutting import TensorCutter
-from shardedmodel_runtime.layout.reading import Piece, RowCut, row_cut, tensor_pieces
-from shardedmodel_runtime.sharding.plan import TensorCut
+from shardedmodel_runtime.layout.reading import (
+    Piece,
+    RowCut,
+    Share,
+    row_cut,
+    share_of,
+    tensor_pieces,
+)
+from shardedmodel_runtime.sharding.cuts import AxisCut, Over, TensorCut
+
+ROW = ((0, 1),)
 
 
-def cut_all(cut: RowCut, data: bytes, chunk: int) -> list[bytes]:
-    """What each rank receives when ``data`` comes in pieces of at most ``chunk`` bytes."""
-    received = [bytearray() for _ in cut.columns]
-    ranks = range(len(received))
-    cutter = TensorCutter(cut, [(rank, received[rank].extend) for rank in ranks])
-    for piece in tensor_pieces("w", cut, chunk, list(ranks)):
+def cut_all(cut: TensorCut, data: bytes, chunk: int, experts: int = 1) -> list[bytes]:
+    """What each place receives when ``data`` comes in pieces of at most ``chunk`` bytes."""
+    axis = cut.axis("tensor")
+    places = [(t, e) for e in range(experts) for t in range(len(axis.ranges) if axis else 1)]
+    shares = [share_of(cut, *place) for place in places]
+    return receive_all(row_cut(cut), shares, data, chunk)
+
+
+def receive_all(cut: RowCut, shares: list[Share], data: bytes, chunk: int) -> list[bytes]:
+    received = [bytearray() for _ in shares]
+    cutter = TensorCutter(cut, [(s, r.extend) for s, r in zip(shares, received, strict=True)])
+    for piece in tensor_pieces("w", cut, chunk, shares):
         cutter.take(piece, memoryview(data)[piece.start : piece.stop])
     cutter.finish()
     return [bytes(one) for one in received]
 
 
 @st.composite
-def cuts(draw: st.DrawFn) -> TensorCut:
-    """Any cut: any dimension, ranges in several parts, overlapping ranks, padding."""
-    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
-    dim = draw(st.integers(0, len(shape) - 1))
+def axes(draw: st.DrawFn, over: Over, dim: int, size: int) -> AxisCut:
+    """Any cut of one dimension: ranges in several parts, overlapping ranks, padding."""
     ranks = draw(st.integers(1, 3))
     ranges = []
     for _ in range(ranks):
-        edges = sorted(draw(st.sets(st.integers(0, shape[dim]), max_size=4)))
+        edges = sorted(draw(st.sets(st.integers(0, size), max_size=4)))
         ranges.append(tuple(zip(edges[::2], edges[1::2], strict=False)))
-    pad = tuple(draw(st.integers(0, 2)) for _ in range(ranks))
-    return TensorCut("w", "U16", shape, "any", dim, tuple(ranges), pad)
+    pad = tuple(draw(st.integers(0, 2)) if over == "tensor" else 0 for _ in range(ranks))
+    return AxisCut(over, dim, tuple(ranges), pad)
 
 
-def expected(
-    cut: TensorCut, array: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
-) -> list[bytes]:
+@st.composite
+def cuts(draw: st.DrawFn) -> TensorCut:
+    """Any cut: of any dimension over tensor ranks, and of the first over expert ranks as well."""
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    dim = draw(st.integers(0, len(shape) - 1))
+    found = [draw(axes("tensor", dim, shape[dim]))]
+    if dim and draw(st.booleans()):
+        found.append(draw(axes("expert", 0, shape[0])))
+    return TensorCut("U16", shape, "any", tuple(found))
+
+
+def expected(cut: TensorCut, array: np.ndarray[tuple[int, ...], np.dtype[Any]]) -> list[bytes]:
     """The same by numpy's own indexing."""
-    assert cut.dim is not None
+    tensor, expert = cut.axis("tensor"), cut.axis("expert")
+    assert tensor is not None
     pieces = []
-    for ranges, pad in zip(cut.ranges, cut.pad, strict=True):
-        rows = [i for start, stop in ranges for i in range(start, stop)]
-        taken = array.take(rows, axis=cut.dim)
-        widths = [(0, pad if axis == cut.dim else 0) for axis in range(array.ndim)]
-        pieces.append(np.pad(taken, widths).tobytes())
+    for e in range(len(expert.ranges) if expert else 1):
+        for t in range(len(tensor.ranges)):
+            piece = array
+            for part in cut.piece(t, e).slices:
+                rows = [i for start, stop in part.ranges for i in range(start, stop)]
+                taken = piece.take(rows, axis=part.dim)
+                widths = [(0, part.pad if axis == part.dim else 0) for axis in range(array.ndim)]
+                piece = np.pad(taken, widths)
+            pieces.append(piece.tobytes())
     return pieces
 
 
 @given(cuts(), st.integers(2, 64))
-def test_ranks_receive_what_numpy_would_cut(cut: TensorCut, chunk: int) -> None:
+def test_places_receive_what_numpy_would_cut(cut: TensorCut, chunk: int) -> None:
     count = int(np.prod(cut.shape))
     array = np.arange(1, count + 1, dtype=np.uint16).reshape(cut.shape)
-    assert cut_all(row_cut(cut), array.tobytes(), chunk) == expected(cut, array)
+    expert = cut.axis("expert")
+    received = cut_all(cut, array.tobytes(), chunk, len(expert.ranges) if expert else 1)
+    assert received == expected(cut, array)
+
+
+@given(cuts(), st.integers(2, 64))
+def test_a_tensor_is_cast_before_it_is_cut(cut: TensorCut, chunk: int) -> None:
+    count = int(np.prod(cut.shape))
+    array = np.arange(1, count + 1, dtype=np.float64).reshape(cut.shape)
+    cut = replace(cut, dtype="F16", cast_from="F64")
+    expert = cut.axis("expert")
+    received = cut_all(cut, array.tobytes(), chunk, len(expert.ranges) if expert else 1)
+    assert received == expected(cut, array.astype(np.float16))
 
 
 def test_padding_larger_than_the_zeros_at_hand_is_written_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cutting, "ZEROS", memoryview(bytes(4)))
-    assert cut_all(RowCut(1, 2, (((0, 2),),), (10,)), b"ab", 8) == [b"ab" + bytes(10)]
+    shares = [Share(ROW, ((0, 2),), 10)]
+    assert receive_all(RowCut(1, 2), shares, b"ab", 8) == [b"ab" + bytes(10)]
 
 
-def test_a_rank_of_padding_alone_needs_no_piece() -> None:
+def test_a_share_of_padding_alone_needs_no_piece() -> None:
     received = bytearray()
-    cutter = TensorCutter(RowCut(1, 2, (((0, 2),), ()), (0, 3)), [(1, received.extend)])
-    cutter.finish()
+    TensorCutter(RowCut(1, 2), [(Share(ROW, (), 3), received.extend)]).finish()
     assert received == bytes(3)
 
 
-def test_a_rank_that_is_not_written_now_receives_nothing() -> None:
+def test_a_place_that_is_not_written_now_receives_nothing() -> None:
     received = bytearray()
-    cutter = TensorCutter(RowCut(1, 4, (((0, 2),), ((2, 4),)), (0, 0)), [(1, received.extend)])
+    cutter = TensorCutter(RowCut(1, 4), [(Share(ROW, ((0, 2),)), received.extend)])
     cutter.take(Piece("w", 2, 4), memoryview(b"cd"))
-    assert received == b"cd"
+    assert received == b""

@@ -16,8 +16,7 @@ from shardedmodel_runtime.storage.opening import open_store
 BLOCK = 4096
 
 
-def layout_object(key: str, ranks: list[int], tensor: str, shape: list[int]) -> dict[str, Any]:
-    size = 4 * shape[0]
+def layout_object(key: str, ranks: list[int], run: list[int], size: int) -> dict[str, Any]:
     return {
         "key": key,
         "ranks": ranks,
@@ -25,15 +24,29 @@ def layout_object(key: str, ranks: list[int], tensor: str, shape: list[int]) -> 
         "sha256": "0" * 64,
         "blocks": ["0" * 32] * 2,
         "dataStart": BLOCK,
-        "tensors": {tensor: {"shape": shape, "start": 0, "end": size, "ranges": [], "pad": 0}},
+        "tensors": [run],
+    }
+
+
+def manifest_cut(strategy: str, shape: list[int], axes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "dtype": "F32",
+        "castFrom": None,
+        "shape": shape,
+        "strategy": strategy,
+        "axes": axes,
+        "stages": None,
+        "expert": None,
+        "addedOnce": False,
     }
 
 
 def document() -> dict[str, Any]:
     """Two ranks, one cut tensor, one replicated."""
+    halves = {"over": "tensor", "dim": 0, "ranges": [[[0, 4]], [[4, 8]]], "pad": [0, 0]}
     return {
         "format": "shardedmodel.dev/layout",
-        "version": 1,
+        "version": 2,
         "layoutHash": "0123456789abcdef0123",
         "createdBy": "shardedmodel 0.1.0",
         "source": {"uri": "s3://models/m", "revision": "", "modelType": "llama", "objects": []},
@@ -42,14 +55,12 @@ def document() -> dict[str, Any]:
         "planDigest": "sha256:00",
         "blockBytes": BLOCK,
         "blockAlgorithm": "xxh3-128",
-        "tensors": {
-            "w": {"dtype": "F32", "shape": [8], "strategy": "column", "dim": 0},
-            "norm": {"dtype": "F32", "shape": [6], "strategy": "replicate", "dim": None},
-        },
+        "cuts": [manifest_cut("column", [8], [halves]), manifest_cut("replicate", [6], [])],
+        "tensors": [["w", 0], ["norm", 1]],
         "objects": [
-            layout_object("common/part-00000.safetensors", [0, 1], "norm", [6]),
-            layout_object("tp-00000-of-00002/part-00000.safetensors", [0], "w", [4]),
-            layout_object("tp-00001-of-00002/part-00000.safetensors", [1], "w", [4]),
+            layout_object("common/part-00000.safetensors", [0, 1], [1, 2], 24),
+            layout_object("tp-00000-of-00002/part-00000.safetensors", [0], [0, 1], 16),
+            layout_object("tp-00001-of-00002/part-00000.safetensors", [1], [0, 1], 16),
         ],
     }
 
@@ -86,31 +97,58 @@ def own(fields: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
+def halves(fields: dict[str, Any]) -> dict[str, Any]:
+    chosen: dict[str, Any] = fields["cuts"][0]["axes"][0]
+    return chosen
+
+
 Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda d: d.update(version=2), "version: this release reads version 1"),
+        (lambda d: d.update(version=1), "version: this release reads version 2"),
         (lambda d: d.update(extra=1), "extra"),
         (lambda d: d.update(format="other"), "format"),
         (lambda d: d["parallelism"].update(tensor=0), "parallelism.tensor"),
-        (lambda d: d["parallelism"].update(tensor=1), "names rank 1 of 1"),
+        (lambda d: d["parallelism"].update(tensor=1), "2 ranges and 2 pads are not 1"),
+        (lambda d: d["parallelism"].update(tensor=1024, expert=8), "more than 4096"),
         (lambda d: own(d).update(key="../../etc/passwd"), "leaves the layout"),
         (lambda d: own(d).update(key="/etc/passwd"), "leaves the layout"),
         (lambda d: own(d).update(key=d["objects"][0]["key"]), "same key"),
         (lambda d: own(d).update(ranks=[]), "ranks"),
-        (lambda d: own(d).update(ranks=[1, 0]), "not ascending"),
-        (lambda d: own(d).update(bytes=10**18), "its tensors end at"),
+        (lambda d: own(d).update(ranks=[1, 0]), "ranks are not ascending"),
+        (lambda d: own(d).update(ranks=[2]), "ranks are not ascending ranks of 2"),
+        (lambda d: own(d).update(ranks=[0, 1]), "its ranks share pieces that are cut over tensor"),
+        (lambda d: own(d).update(bytes=10**18, blocks=[]), "has 0 block checksums"),
+        (lambda d: own(d).update(bytes=BLOCK + 15), "its tensors end at 4112, its bytes at 4111"),
         (lambda d: own(d).update(blocks=["0" * 32]), "has 1 block checksums, not 2"),
+        (lambda d: own(d).update(dataStart=100), "dataStart 100 is not a multiple"),
         (lambda d: own(d).update(sha256="xyz"), "sha256"),
-        (lambda d: own(d)["tensors"]["w"].update(start=4), "follows from the one before"),
-        (lambda d: own(d)["tensors"]["w"].update(end=-4), "end"),
-        (lambda d: own(d)["tensors"]["w"].update(shape=[5]), "takes 20 bytes"),
-        (lambda d: own(d)["tensors"].update(v=own(d)["tensors"].pop("w")), "not in tensors"),
-        (lambda d: d["tensors"]["w"].update(dtype="F7"), "dtype 'F7'"),
-        (lambda d: d["objects"].pop(), "rank 1 holds 1 pieces"),
+        (lambda d: own(d).update(tensors=[[0, 3]]), "tensors are not ascending runs of 2"),
+        (lambda d: own(d).update(tensors=[[1, 1]]), "tensors are not ascending runs of 2"),
+        (lambda d: own(d).update(tensors=[[0, 2], [1, 2]]), "tensors are not ascending runs of 2"),
+        (lambda d: own(d).update(tensors=[[0, 2]], bytes=BLOCK + 40), "'norm' 2 times, not 1"),
+        (lambda d: d["objects"].pop(), "rank 1 holds tensor 'w' 0 times, not 1"),
+        (lambda d: d["tensors"].append(["w", 0]), "two have the same name"),
+        (lambda d: d["tensors"].append(["v", 2]), "'v' has cut 2 of 2"),
+        (lambda d: d["tensors"].append(["v", 1]), "'v' 0 times, not 1"),
+        (lambda d: d["cuts"][0].update(dtype="F7"), r"cuts.0 \(column\): dtype 'F7'"),
+        (lambda d: d["cuts"][0].update(shape=[9]), "do not cover dimension 0 of size 9"),
+        (lambda d: d["cuts"][0].update(shape=[7]), "end at 8 of 7"),
+        (lambda d: d["cuts"][0].update(castFrom="I8"), "I8 is not cast to F32"),
+        (lambda d: d["cuts"][0].update(stages=[1]), r"stages \[1\] are not ascending stages of 1"),
+        (lambda d: d["cuts"][0].update(stages=[]), r"stages \[\] are not"),
+        (lambda d: d["cuts"][0].update(expert=1), "expert rank 1 is not one of 1"),
+        (lambda d: d["cuts"][0]["axes"].append(halves(d)), "cut over the same ranks"),
+        (lambda d: halves(d).update(dim=1), "dimension 1 is not one of 1"),
+        (lambda d: halves(d).update(over="expert"), "are not 1, one per rank"),
+        (lambda d: halves(d).update(ranges=[[[0, 4]]]), "1 ranges and 2 pads are not 2"),
+        (lambda d: halves(d).update(ranges=[[[0, 4]], [[4, 4]]]), "are not ascending"),
+        (lambda d: halves(d).update(ranges=[[[0, 4]], [[5, 8]]]), "do not cover dimension 0"),
+        (lambda d: halves(d).update(ranges=[[[0, 5]], [[4, 8]]]), "of different ranks overlap"),
+        (lambda d: halves(d).update(ranges=[[[2, 4], [0, 2]], [[4, 8]]]), "are not ascending"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(change: Change, complaint: str) -> None:
@@ -121,11 +159,30 @@ def test_a_manifest_that_cannot_be_is_refused(change: Change, complaint: str) ->
     assert caught.value.message.startswith("s3://shards/manifest.json: ")
 
 
-def test_a_tensor_held_twice_is_refused() -> None:
+def test_heads_may_be_held_by_several_ranks() -> None:
     fields = document()
-    fields["objects"][1]["ranks"] = [0, 1]
-    with pytest.raises(LayoutError, match=r"rank 1 holds 3 pieces \(2 distinct\)"):
+    fields["cuts"][0]["strategy"] = "heads"
+    halves(fields)["ranges"] = [[[0, 8]], [[0, 8]]]
+    for item in fields["objects"][1:]:
+        item["bytes"] += 16
+    assert parse(fields).tensors["w"].local_shape(1) == (8,)
+
+
+def test_a_cut_inside_a_byte_is_refused() -> None:
+    fields = document()
+    fields["cuts"][0]["dtype"] = "F4"
+    halves(fields)["ranges"] = [[[0, 3]], [[3, 8]]]
+    with pytest.raises(LayoutError, match="begins or ends inside a byte"):
         parse(fields)
+
+
+def test_pieces_are_found_in_their_objects() -> None:
+    manifest = parse(document())
+    assert [(copy.key, copy.start, copy.place.rank) for copy in manifest.copies["w"]] == [
+        ("tp-00000-of-00002/part-00000.safetensors", BLOCK, 0),
+        ("tp-00001-of-00002/part-00000.safetensors", BLOCK, 1),
+    ]
+    assert [copy.key for copy in manifest.copies["norm"]] == ["common/part-00000.safetensors"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff"])

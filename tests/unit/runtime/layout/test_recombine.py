@@ -5,21 +5,30 @@ from pathlib import Path
 import pytest
 
 from shardedmodel_runtime.errors import ChecksumMismatch, LayoutError
-from shardedmodel_runtime.layout.manifest import Manifest, ManifestTensor, PlacedTensor
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.reading import Share
 from shardedmodel_runtime.layout.recombine import HeldPiece, recombine_ranks, recombine_tensor
+from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut
 from tests.builders_layout import Checkpoint, make_checkpoint, shard
 
-CUT = ManifestTensor(dtype="U8", shape=[4], strategy="column", dim=0)
-WHOLE = ManifestTensor(dtype="U8", shape=[4], strategy="replicate")
+
+def cut(dim: int, *shape: int) -> TensorCut:
+    """A tensor of bytes that is cut along ``dim``; how, the pieces say."""
+    return TensorCut("U8", shape, "any", (AxisCut("tensor", dim, (), ()),))
+
+
+CUT = cut(0, 4)
+WHOLE = TensorCut("U8", (4,))
 
 
 def piece(
-    rank: int, data: bytes, *ranges: tuple[int, int], pad: int = 0, shape: list[int] | None = None
+    rank: int,
+    data: bytes,
+    *columns: tuple[int, int],
+    rows: tuple[tuple[int, int], ...] = ((0, 1),),
+    pad: int = 0,
 ) -> HeldPiece:
-    place = PlacedTensor(
-        shape=shape or [len(data)], start=0, end=len(data), ranges=list(ranges), pad=pad
-    )
-    return HeldPiece(rank, place, data)
+    return HeldPiece(rank, Share(rows, columns, pad), data)
 
 
 def test_pieces_make_the_tensor() -> None:
@@ -33,9 +42,22 @@ def test_ranges_in_several_parts_go_where_they_belong() -> None:
 
 
 def test_columns_are_put_back_into_rows() -> None:
-    tensor = ManifestTensor(dtype="U8", shape=[2, 3], strategy="row", dim=1)
-    pieces = [piece(0, b"ad", (0, 1)), piece(1, b"bcef", (1, 3))]
-    assert recombine_tensor("w", tensor, pieces) == b"abcdef"
+    both = ((0, 2),)
+    pieces = [piece(0, b"ad", (0, 1), rows=both), piece(1, b"bcef", (1, 3), rows=both)]
+    assert recombine_tensor("w", cut(1, 2, 3), pieces) == b"abcdef"
+
+
+def test_pieces_of_some_columns_of_some_rows_make_the_tensor() -> None:
+    first, second = ((0, 1),), ((1, 2),)
+    pieces = [
+        piece(0, b"a", (0, 1), rows=first),
+        piece(1, b"b", (1, 2), rows=first),
+        piece(2, b"c", (0, 1), rows=second),
+        piece(3, b"d", (1, 2), rows=second),
+    ]
+    assert recombine_tensor("w", cut(1, 2, 2), pieces) == b"abcd"
+    with pytest.raises(LayoutError, match=r"nobody holds bytes \[1, 2\) of rows \[1, 2\) of 2"):
+        recombine_tensor("w", cut(1, 2, 2), pieces[:3])
 
 
 def test_padding_is_dropped() -> None:
@@ -49,16 +71,16 @@ def test_padding_that_is_not_zero_is_refused() -> None:
         recombine_tensor("w", CUT, pieces)
 
 
-def test_copies_of_the_same_rows_must_agree() -> None:
+def test_copies_of_the_same_bytes_must_agree() -> None:
     pieces = [piece(0, b"abc", (0, 3)), piece(1, b"cd", (2, 4))]
     assert recombine_tensor("w", CUT, pieces) == b"abcd"
     pieces[1] = piece(1, b"xd", (2, 4))
-    with pytest.raises(ChecksumMismatch, match=r"rank 1's copy of rows \[2, 3\)"):
+    with pytest.raises(ChecksumMismatch, match=r"rank 1's copy of bytes \[2, 3\)"):
         recombine_tensor("w", CUT, pieces)
 
 
-def test_a_row_that_nobody_holds_is_named() -> None:
-    with pytest.raises(LayoutError, match="nobody holds row 2"):
+def test_bytes_that_nobody_holds_are_named() -> None:
+    with pytest.raises(LayoutError, match=r"nobody holds bytes \[2, 3\)"):
         recombine_tensor("w", CUT, [piece(0, b"ab", (0, 2)), piece(1, b"d", (3, 4))])
 
 
@@ -67,26 +89,21 @@ def test_a_piece_of_another_size_is_refused() -> None:
         recombine_tensor("w", CUT, [piece(0, b"abc", (0, 2))])
 
 
-def test_rows_beyond_the_tensor_are_refused() -> None:
-    with pytest.raises(LayoutError, match=r"names rows \[3, 5\) of 4"):
-        recombine_tensor("w", CUT, [piece(0, b"ab", (3, 5))])
-
-
 def test_copies_of_a_replicated_tensor_must_agree() -> None:
-    assert recombine_tensor("w", WHOLE, [piece(0, b"abcd"), piece(1, b"abcd")]) == b"abcd"
-    with pytest.raises(ChecksumMismatch, match="ranks 0 and 1 differ"):
-        recombine_tensor("w", WHOLE, [piece(0, b"abcd"), piece(1, b"abcx")])
+    whole = (0, 4)
+    pieces = [piece(0, b"abcd", whole), piece(1, b"abcd", whole)]
+    assert recombine_tensor("w", WHOLE, pieces) == b"abcd"
+    with pytest.raises(ChecksumMismatch, match="rank 1's copy"):
+        recombine_tensor("w", WHOLE, [pieces[0], piece(1, b"abcx", whole)])
 
 
-@pytest.mark.parametrize("pieces", [[], [piece(0, b"abc")]])
-def test_a_replicated_tensor_must_be_there_whole(pieces: list[HeldPiece]) -> None:
-    with pytest.raises(LayoutError):
-        recombine_tensor("w", WHOLE, pieces)
+def test_a_tensor_that_nobody_holds_is_named() -> None:
+    with pytest.raises(LayoutError, match="'w': nobody holds it"):
+        recombine_tensor("w", WHOLE, [])
 
 
 def test_an_empty_tensor_is_empty() -> None:
-    tensor = ManifestTensor(dtype="F32", shape=[0, 3], strategy="column", dim=0)
-    assert recombine_tensor("w", tensor, [piece(0, b"", (0, 0), shape=[0, 3])]) == b""
+    assert recombine_tensor("w", cut(0, 0, 3), [piece(0, b"")]) == b""
 
 
 def held_by_ranks(manifest: Manifest, folder: Path) -> dict[int, dict[str, bytes]]:
@@ -96,7 +113,7 @@ def held_by_ranks(manifest: Manifest, folder: Path) -> dict[int, dict[str, bytes
         held[rank] = {}
         for item in manifest.objects_of(rank):
             data = (folder / item.key).read_bytes()[item.data_start :]
-            held[rank] |= {name: data[t.start : t.end] for name, t in item.tensors.items()}
+            held[rank] |= {one.name: data[one.start : one.end] for one in manifest.placed(item)}
     return held
 
 

@@ -91,7 +91,7 @@ def test_a_manifest_with_another_sha256_is_a_problem(layout: Layout) -> None:
 
 def test_a_manifest_that_names_other_tensors_is_a_problem(layout: Layout) -> None:
     item = next(item for item in layout.manifest.objects if item.key == COMMON)
-    manifest = changed(layout.manifest, tensors=dict(list(item.tensors.items())[1:]))
+    manifest = changed(layout.manifest, tensors=[(first + 1, stop) for first, stop in item.tensors])
     assert "other tensors" in problems(layout.verify(manifest))[0][1]
 
 

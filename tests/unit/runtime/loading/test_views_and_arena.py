@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from shardedmodel_runtime import memory
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
-from shardedmodel_runtime.layout.manifest import ManifestTensor, PlacedTensor
+from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.loading.arena import HostArena, choose_device
 from shardedmodel_runtime.loading.views import TORCH_DTYPES, tensor_views
 from tests.builders_rank_layout import write_layout
@@ -24,14 +25,13 @@ def test_only_sub_byte_dtypes_have_no_torch_dtype() -> None:
 
 
 def test_a_tensor_of_a_sub_byte_dtype_is_its_raw_bytes(tmp_path: Path) -> None:
-    manifest = write_layout(tmp_path, 1).manifest
-    item = manifest.objects[0].model_copy(
-        update={"data_start": 0, "tensors": {"t": PlacedTensor(shape=[2, 4], start=0, end=4)}}
-    )
-    of_f4 = ManifestTensor(dtype="F4", shape=[2, 4], strategy="column", dim=0)
-    manifest = manifest.model_copy(update={"tensors": {"t": of_f4}})
-    data = torch.tensor([1, 2, 3, 4], dtype=torch.uint8)
-    assert tensor_views(manifest, item, data)["t"].tolist() == [1, 2, 3, 4]
+    data = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)
+    document = json.loads(write_layout(tmp_path, 1, {"t": data}).manifest.to_bytes())
+    document["cuts"][0] |= {"dtype": "F4", "shape": [2, 4]}
+    manifest = Manifest.parse(json.dumps(document).encode())
+    [item] = manifest.objects
+    arena = torch.cat([torch.zeros(item.data_start, dtype=torch.uint8), data.flatten()])
+    assert tensor_views(manifest, item, arena)["t"].tolist() == [1, 2, 3, 4]
 
 
 def test_bytes_land_in_the_tensor_itself() -> None:

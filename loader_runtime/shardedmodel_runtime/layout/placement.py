@@ -1,0 +1,106 @@
+"""Where the pieces of an object lie: a rule that writers and readers share.
+
+An object is a set of tensors at one place (a tensor rank and an expert rank). The order of its
+pieces, and from their sizes where each begins, follow from the set; so neither plans nor manifests
+have to list 700,000 pieces where a large model has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from shardedmodel_runtime.formats.dtypes import alignment
+from shardedmodel_runtime.sharding.cuts import LocalPiece, TensorCut
+
+Run = tuple[int, int]
+"""Tensors ``[first, stop)`` by their number in the checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedTensor:
+    """One tensor's piece in an object.
+
+    Args:
+        name: of the tensor.
+        cut: how the whole tensor is cut.
+        piece: what lies here of it.
+        start: its first byte, relative to the object's data section.
+    """
+
+    name: str
+    cut: TensorCut
+    piece: LocalPiece
+    start: int
+
+    @property
+    def end(self) -> int:
+        """One past its last byte, relative to the object's data section."""
+        return self.start + self.piece.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the piece."""
+        return self.piece.nbytes
+
+
+def writing_order(cuts: Mapping[str, TensorCut]) -> list[str]:
+    """Order tensors as they lie in every object: by falling alignment, then as they came."""
+    widths = {dtype: alignment(dtype) for dtype in {cut.dtype for cut in cuts.values()}}
+    return sorted(cuts, key=lambda name: -widths[cuts[name].dtype])
+
+
+class PieceCache:
+    """The pieces of one place, by cut: tensors that are cut alike have equal pieces.
+
+    Args:
+        tensor: the tensor rank.
+        expert: the expert rank.
+    """
+
+    def __init__(self, tensor: int, expert: int) -> None:
+        self._place = (tensor, expert)
+        self._known: dict[int, tuple[TensorCut, LocalPiece]] = {}
+
+    def __call__(self, cut: TensorCut) -> LocalPiece:
+        """The piece that the place holds of a tensor cut so."""
+        # By identity, for comparing two cuts compares all their ranges; the cut is kept alive.
+        known = self._known.get(id(cut))
+        if known is None:
+            known = self._known[id(cut)] = (cut, cut.piece(*self._place))
+        return known[1]
+
+
+def place_tensors(
+    tensors: Iterable[tuple[str, TensorCut]], tensor: int, expert: int
+) -> Iterator[PlacedTensor]:
+    """Lay the pieces of one place one after the other.
+
+    Args:
+        tensors: name and cut of each, in the order of bytes.
+        tensor: the tensor rank whose pieces they are.
+        expert: the expert rank.
+    """
+    piece_of = PieceCache(tensor, expert)
+    position = 0
+    for name, cut in tensors:
+        placed = PlacedTensor(name, cut, piece_of(cut), position)
+        position = placed.end
+        yield placed
+
+
+def runs_of(numbers: Iterable[int]) -> list[Run]:
+    """Numbers as ascending runs of neighbours."""
+    runs: list[Run] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], number + 1)
+        else:
+            runs.append((number, number + 1))
+    return runs
+
+
+def numbers_in(runs: Sequence[Run]) -> Iterator[int]:
+    """The numbers of runs, ascending."""
+    for first, stop in runs:
+        yield from range(first, stop)
