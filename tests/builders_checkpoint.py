@@ -216,3 +216,6 @@ class MemoryStore(CountingStore):
         """Forget one object."""
         self._request("delete", key)
         self.objects.pop(key, None)
+
+    def drop_unfinished(self) -> None:
+        """Nothing is ever under way."""

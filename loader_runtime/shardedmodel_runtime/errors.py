@@ -16,7 +16,8 @@
     ├── LayoutError                   the layout is not what its manifest says         exit 6
     │   ├── LayoutNotFound            no manifest: the layout does not exist
     │   └── ChecksumMismatch          bytes differ, also after they were read again
-    └── GroupError                    the ranks could not keep their group  retryable  exit 7
+    ├── GroupError                    the ranks could not keep their group  retryable  exit 7
+    └── Terminated                    the process was asked to end          retryable  exit 143
 
 Every error carries a stable CamelCase ``reason`` (the class's name unless it says otherwise),
 which ends as the reason of a condition in the resource's status.
@@ -24,6 +25,7 @@ which ends as the reason of a condition in the resource's status.
 
 from __future__ import annotations
 
+import signal
 from typing import ClassVar
 
 FOREIGN_TEXT_LIMIT = 200
@@ -123,6 +125,13 @@ class GroupError(ShardedModelError):
 
     retryable = True
     exit_code = 7
+
+
+class Terminated(ShardedModelError):
+    """The process was asked to end (SIGTERM, SIGINT) and cleaned up behind itself."""
+
+    retryable = True
+    exit_code = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 
 
 def excerpt(text: str, limit: int = FOREIGN_TEXT_LIMIT) -> str:

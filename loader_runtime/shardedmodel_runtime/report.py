@@ -108,6 +108,10 @@ class ShardSummary(Termination):
     seconds: float = Field(ge=0)
     peak_memory_bytes: int = Field(ge=0)
     reused: bool = False
+    complete: bool = Field(
+        default=True, description="false: other workers have not finished; there is no manifest yet"
+    )
+    worker: int = Field(default=0, ge=0, description="which of the workers that share the work")
     unmatched: ReplicatedSummary = ReplicatedSummary(tensors=0, bytes=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,15 +13,15 @@ from types import FrameType
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
-from shardedmodel_runtime.errors import ShardedModelError
+from shardedmodel_runtime.errors import ConfigurationError, ShardedModelError, Terminated, excerpt
 from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.report import Failure, ShardSummary
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 
-TERMINATED_EXIT_CODE = 128 + signal.SIGTERM
-"""What a shell reports of a process that SIGTERM ended."""
+INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
+"""Which pod of an Indexed Job this is (Kubernetes documentation, "Indexed Job")."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_sharding(parser)
     parser.add_argument("--dtype", default=KEEP_DTYPE, help="only 'keep' for now")
     parser.add_argument("--revision", default="", help="your name for this state of the source")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the work"
+    )
+    parser.add_argument(
+        "--worker-index",
+        type=int,
+        metavar="I",
+        help=f"which of them this is, from 0; else {INDEX_VARIABLE} of the environment",
+    )
     parser.add_argument(
         "--port", type=int, metavar="P", help="serve /report, /metrics and probes here"
     )
@@ -45,7 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ShardedModelError: it failed; the termination log says so.
     """
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         summary = _shard(arguments)
     except ShardedModelError as error:
@@ -73,10 +82,55 @@ def _shard(arguments: argparse.Namespace) -> ShardSummary:
         dtype=arguments.dtype,
         revision=arguments.revision,
         rules=common.parse_rules(arguments.rules),
+        workers=arguments.workers,
+        worker=_worker_index(arguments),
     )
     job = ShardJob(request, common.opener(arguments, "source"), common.opener(arguments, "storage"))
-    with _serving(arguments.port, job), ProgressLine(lambda: _progress_line(job)):
+    with (
+        _stopped_by_signals(job),
+        _serving(arguments.port, job),
+        ProgressLine(lambda: _progress_line(job)),
+    ):
         return job.run()
+
+
+def _worker_index(arguments: argparse.Namespace) -> int:
+    """Which worker this is.
+
+    Raises:
+        ConfigurationError: there are several, and nothing says which one this is.
+    """
+    if arguments.worker_index is not None:
+        return int(arguments.worker_index)
+    index = os.environ.get(INDEX_VARIABLE, "" if arguments.workers > 1 else "0")
+    if not index.isdecimal():
+        raise ConfigurationError(
+            f"--worker-index: not given, and {INDEX_VARIABLE} is {excerpt(index)!r}; "
+            f"say which of the {arguments.workers} workers this is, from 0"
+        )
+    return int(index) if arguments.workers > 1 else 0
+
+
+@contextmanager
+def _stopped_by_signals(job: ShardJob) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the Job through its cleanups; a second one ends it at once.
+
+    An exception out of a signal's handler could break off a request whose answer is needed to
+    clean up. So while objects are written the handler only asks for the end.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        job.stop()
+        if not job.writing:
+            raise Terminated("the process was asked to end before it wrote anything")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -122,6 +176,8 @@ def _progress_line(job: ShardJob) -> str:
 
 
 def _describe(summary: ShardSummary) -> str:
+    if not summary.complete:
+        return f"worker {summary.worker} is done; others are not, so there is no manifest yet"
     verb = "found" if summary.reused else "made"
     text = (
         f"{verb} {summary.objects} objects, {megabytes(summary.bytes)}, in {summary.seconds:.1f} s"
@@ -133,8 +189,3 @@ def _describe(summary: ShardSummary) -> str:
             f"{megabytes(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
         )
     return text
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End through the cleanups: uploads that are under way are dropped."""
-    sys.exit(TERMINATED_EXIT_CODE)

@@ -8,21 +8,30 @@ and ends in seconds; and two that run at once write the same bytes under the sam
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
-from shardedmodel_runtime.errors import ConfigurationError, LayoutError, LayoutNotFound, NotFound
+from shardedmodel_runtime.errors import (
+    ConfigurationError,
+    LayoutError,
+    LayoutNotFound,
+    NotFound,
+    StorageError,
+)
 from shardedmodel_runtime.layout.manifest import (
     Manifest,
     ManifestSource,
     ManifestSourceObject,
     read_manifest,
 )
+from shardedmodel_runtime.layout.objects import PlannedObject
 from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.saver import CheckpointSaver
+from shardedmodel_runtime.layout.scheduling import share_of
 from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.naming import MANIFEST_KEY, layout_hash
 from shardedmodel_runtime.parallelism import Parallelism
@@ -54,9 +63,11 @@ class ShardRequest:
         dtype: ``keep``.
         revision: the user's name for this state of the source, for the manifest.
         rules: come before the built-in ones.
+        workers: how many processes share the work, each started with the same request.
+        worker: which of them this is, from 0.
 
     Raises:
-        ConfigurationError: another dtype than ``keep``.
+        ConfigurationError: another dtype than ``keep``, or a worker that is none of them.
     """
 
     source_uri: str
@@ -65,11 +76,18 @@ class ShardRequest:
     dtype: str = KEEP_DTYPE
     revision: str = ""
     rules: tuple[Rule, ...] = ()
+    workers: int = 1
+    worker: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype != KEEP_DTYPE:
             raise ConfigurationError(
                 f"sharding.dtype: {self.dtype!r} is not supported in this release; use 'keep'"
+            )
+        if not 0 <= self.worker < self.workers:
+            raise ConfigurationError(
+                f"--worker-index: {self.worker} is not below --workers {self.workers}; "
+                "workers are counted from 0"
             )
 
 
@@ -92,22 +110,38 @@ class ShardJob:
         self._open_source = open_source
         self._open_storage = open_storage
         self._started = time.monotonic()
+        self._stop = threading.Event()
         self._saver: CheckpointSaver | None = None
+        self._share: list[PlannedObject] = []
+        self._share_bytes = 0
+        self._bytes_found = 0
         self._pass_started = 0.0
 
+    @property
+    def writing(self) -> bool:
+        """Whether objects are being written, so that there is something to clean up."""
+        return self._saver is not None
+
+    def stop(self) -> None:
+        """Ask for the end: while objects are written, ``run`` drops them and raises ``Terminated``.
+
+        It does so between requests, never within one. Safe to call in a signal's handler.
+        """
+        self._stop.set()
+
     def progress(self) -> ShardProgress:
-        """How far it is."""
+        """How far it is with its share."""
         saver, now = self._saver, time.monotonic()
-        total = saver.bytes if saver else 0
-        done = saver.bytes_written if saver else 0
+        written = saver.bytes_written if saver else 0
         elapsed = now - self._pass_started if saver else 0.0
-        rate = done / elapsed if elapsed > 0 else 0.0
+        rate = written / elapsed if elapsed > 0 else 0.0
+        done = self._bytes_found + written
         return ShardProgress(
-            objects=len(saver.objects) if saver else 0,
-            bytes=total,
+            objects=len(self._share),
+            bytes=self._share_bytes,
             bytes_done=done,
             bytes_per_second=rate,
-            remaining_seconds=(total - done) / rate if rate else None,
+            remaining_seconds=(self._share_bytes - done) / rate if rate else None,
             seconds=now - self._started,
         )
 
@@ -119,77 +153,128 @@ class ShardJob:
             CheckpointError: the source is no usable checkpoint.
             StorageError: the source cannot be read, or the storage not written.
         """
-        with (
-            self._open_source(self._request.source_uri) as source,
-            self._open_storage(self._request.storage_uri) as storage,
-        ):
-            storage.require_root()
-            metadata = CheckpointMetadata.read(source)
-            plan = WeightDistributor(self._request.parallelism, self._request.rules).plan(metadata)
-            name = layout_hash(
-                source_digests=metadata.digests(),
-                parallelism=self._request.parallelism,
-                dtype=self._request.dtype,
-                plan_digest=plan.digest(),
-            )
-            with self._open_storage(join_uri(storage.uri, name)) as layout:
-                manifest = find_layout(layout, name, plan)
-                reused, bytes_read = manifest is not None, 0
-                if manifest is None:
-                    before = source.bytes_read
-                    manifest = self._make(source, metadata, plan, name, layout)
-                    bytes_read = source.bytes_read - before
-                return self._summary(manifest, layout.uri, metadata, plan, bytes_read, reused)
+        request = self._request
+        with self._open_source(request.source_uri) as source:
+            with self._open_storage(request.storage_uri) as storage:
+                storage.require_root()
+                metadata = CheckpointMetadata.read(source)
+                plan = WeightDistributor(request.parallelism, request.rules).plan(metadata)
+                name = layout_hash(
+                    source_digests=metadata.digests(),
+                    parallelism=request.parallelism,
+                    dtype=request.dtype,
+                    plan_digest=plan.digest(),
+                )
+                uri = join_uri(storage.uri, name)
+            with self._open_storage(uri) as layout:
+                before = source.bytes_read
+                saver = CheckpointSaver(layout, plan, name, stop=self._stop)
+                found = find_layout(layout, name, plan)
+                manifest = found or self._make(source, metadata, plan, saver)
+                if manifest is not None:
+                    layout.drop_unfinished()
+                return self._summary(
+                    uri,
+                    metadata,
+                    plan,
+                    saver,
+                    manifest,
+                    reused=found is not None,
+                    bytes_read=source.bytes_read - before,
+                )
 
     def _make(
         self,
         source: ObjectStore,
         metadata: CheckpointMetadata,
         plan: ShardingPlan,
-        name: str,
-        layout: ObjectStore,
-    ) -> Manifest:
+        saver: CheckpointSaver,
+    ) -> Manifest | None:
+        """Write this worker's share, and commit once the shares of all are written.
+
+        Returns:
+            The manifest; None while other workers have not finished.
+        """
+        saver.find_finished()
+        self._begin(saver)
+        try:
+            Presharder(source, metadata, plan, saver).run(self._unfinished(saver))
+            if self._request.workers > 1:
+                saver.find_finished()
+            if saver.missing():  # or the records are gone, because another has committed
+                return find_layout(saver.store, saver.layout_hash, plan)
+            return saver.commit(self._manifest_source(metadata, plan))
+        except StorageError:
+            # Who finishes a layout drops the unfinished uploads of others who write the same.
+            manifest = find_layout(saver.store, saver.layout_hash, plan)
+            if manifest is None:
+                raise
+            return manifest
+
+    def _begin(self, saver: CheckpointSaver) -> None:
+        request = self._request
+        self._share = share_of(saver.objects, saver.order, request.worker, request.workers)
+        self._share_bytes = sum(planned.size for planned in self._share)
+        left = sum(planned.size for planned in self._unfinished(saver))
+        self._bytes_found = self._share_bytes - left
         self._pass_started = time.monotonic()
-        saver = self._saver = CheckpointSaver(layout, plan, name)
-        Presharder(source, metadata, plan, saver).run()
-        described = [*metadata.described, *metadata.objects]
-        return saver.commit(
-            ManifestSource(
-                uri=self._request.source_uri,
-                revision=self._request.revision,
-                model_type=plan.model_type,
-                objects=[
-                    ManifestSourceObject(key=item.key, bytes=item.size, digest=item.digest)
-                    for item in described
-                ],
-            )
+        self._saver = saver
+
+    def _unfinished(self, saver: CheckpointSaver) -> list[PlannedObject]:
+        missing = {planned.key for planned in saver.missing()}
+        return [planned for planned in self._share if planned.key in missing]
+
+    def _manifest_source(self, metadata: CheckpointMetadata, plan: ShardingPlan) -> ManifestSource:
+        return ManifestSource(
+            uri=self._request.source_uri,
+            revision=self._request.revision,
+            model_type=plan.model_type,
+            objects=[
+                ManifestSourceObject(key=item.key, bytes=item.size, digest=item.digest)
+                for item in (*metadata.described, *metadata.objects)
+            ],
         )
 
     def _summary(
         self,
-        manifest: Manifest,
         uri: str,
         metadata: CheckpointMetadata,
         plan: ShardingPlan,
-        bytes_read: int,
+        saver: CheckpointSaver,
+        manifest: Manifest | None,
+        *,
         reused: bool,
+        bytes_read: int,
     ) -> ShardSummary:
         names = [name[:SUMMARY_NAME_LENGTH] for name in plan.unmatched[:SUMMARY_EXAMPLES]]
+        sizes = [(item.ranks, item.size) for item in saver.objects]
+        if manifest is not None:
+            sizes = [(tuple(item.ranks), item.bytes) for item in manifest.objects]
         return ShardSummary(
-            layout_hash=manifest.layout_hash,
+            layout_hash=saver.layout_hash,
             manifest_uri=join_uri(uri, MANIFEST_KEY),
-            objects=len(manifest.objects),
-            bytes=manifest.total_bytes,
+            objects=len(sizes),
+            bytes=sum(size for _, size in sizes),
             source_bytes=metadata.total_bytes,
             source_bytes_read=bytes_read,
-            max_rank_bytes=max(manifest.rank_bytes(r) for r in range(manifest.world_size)),
+            max_rank_bytes=_max_rank_bytes(sizes),
             seconds=time.monotonic() - self._started,
             peak_memory_bytes=peak_memory_bytes(),
             reused=reused,
+            complete=manifest is not None,
+            worker=self._request.worker,
             unmatched=ReplicatedSummary(
                 tensors=len(plan.unmatched), bytes=plan.unmatched_bytes, examples=names
             ),
         )
+
+
+def _max_rank_bytes(sizes: Iterable[tuple[Sequence[int], int]]) -> int:
+    loads: dict[int, int] = {}
+    for ranks, size in sizes:
+        for rank in ranks:
+            loads[rank] = loads.get(rank, 0) + size
+    return max(loads.values())
 
 
 def find_layout(layout: ObjectStore, name: str, plan: ShardingPlan) -> Manifest | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shardedmodel_runtime.formats.safetensors import build_header
+from shardedmodel_runtime.layout.parts import MIN_OBJECT_BYTES, split_into_parts
 from shardedmodel_runtime.layout.placement import (
     PieceCache,
     PlacedTensor,
@@ -22,11 +23,6 @@ from shardedmodel_runtime.layout.placement import (
 from shardedmodel_runtime.naming import folder_of, part_key
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.plan import ShardingPlan
-
-MAX_OBJECT_BYTES = 40 * 1024**3
-"""Where a rank's tensors go on in a second object. A multipart upload has at most 10,000 parts
-(S3 user guide, "Amazon S3 multipart upload limits"), of 5 MiB where a budget is shared by many
-objects: 48.8 GiB."""
 
 HEADER_METADATA = {"format": "pt"}
 """What transformers looks for in a safetensors file before it opens it."""
@@ -77,19 +73,19 @@ class _Spread:
 
 
 def plan_objects(
-    plan: ShardingPlan, max_object_bytes: int = MAX_OBJECT_BYTES
+    plan: ShardingPlan, min_object_bytes: int = MIN_OBJECT_BYTES
 ) -> list[PlannedObject]:
     """Lay a plan's tensors out in objects: those of few ranks first, the common ones last.
 
     Args:
         plan: how each tensor is cut.
-        max_object_bytes: tensors beyond it go to a next object; a single tensor may exceed it.
+        min_object_bytes: about the smallest part of a rank that has several.
     """
     numbers = {name: number for number, name in enumerate(plan.cuts)}
     planned = [
         item
         for spread, names in _sets(plan).items()
-        for item in _SetPlanner(plan, spread, names, numbers, max_object_bytes).objects()
+        for item in _SetPlanner(plan, spread, names, numbers, min_object_bytes).objects()
     ]
     return sorted(planned, key=lambda item: (len(item.ranks), item.ranks, item.key))
 
@@ -121,14 +117,15 @@ class _SetPlanner:
         spread: _Spread,
         names: Sequence[str],
         numbers: Mapping[str, int],
-        max_object_bytes: int,
+        min_object_bytes: int,
     ) -> None:
         self._plan = plan
         self._spread = spread
         self._names = names
-        self._limit = max_object_bytes
         self._numbers = numbers
         self._cuts = [plan.cuts[name] for name in names]
+        first = PieceCache(0, spread.expert or 0)
+        self._parts = split_into_parts([first(cut).nbytes for cut in self._cuts], min_object_bytes)
         self._distinct = list({id(cut): cut for cut in self._cuts}.values())
         self._headers: dict[object, tuple[bytes, tuple[str, ...], tuple[Run, ...]]] = {}
 
@@ -138,7 +135,7 @@ class _SetPlanner:
         for tensor in range(degree) if self._spread.over_tensor else (None,):
             piece_of = PieceCache(tensor or 0, self._spread.expert or 0)
             sizes = [piece_of(cut).nbytes for cut in self._cuts]
-            for part, (first, stop) in enumerate(_parts(sizes, self._limit)):
+            for part, (first, stop) in enumerate(self._parts):
                 data = sum(sizes[first:stop])
                 yield self._object(tensor, piece_of, part, first, stop, data)
 
@@ -171,14 +168,3 @@ class _SetPlanner:
         )
         header = build_header(entries, HEADER_METADATA)
         return header, names, tuple(runs_of(self._numbers[name] for name in names))
-
-
-def _parts(sizes: Sequence[int], limit: int) -> Iterator[Run]:
-    """Spread pieces, in order, over as few objects as their size allows."""
-    first, filled = 0, 0
-    for index, size in enumerate(sizes):
-        if index > first and filled + size > limit:
-            yield first, index
-            first, filled = index, 0
-        filled += size
-    yield first, len(sizes)

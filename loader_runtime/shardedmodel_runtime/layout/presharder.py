@@ -6,8 +6,9 @@ budget of buffers of its own, so memory does not grow with the model, its tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.layout.cutting import TensorCutter
@@ -24,17 +25,18 @@ from shardedmodel_runtime.layout.reading import (
     tensor_pieces,
 )
 from shardedmodel_runtime.layout.saver import CheckpointSaver, ObjectSink
+from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One tensor's share of a wave: who gets which columns, and the pieces to read for it."""
+    """One tensor's share of a pass: who gets which columns, and the pieces to read for it."""
 
     name: str
     rows: RowCut
-    receivers: tuple[tuple[int, Share], ...]
+    receivers: Sequence[tuple[PlannedObject, Share]]
     pieces: tuple[Piece, ...]
 
 
@@ -65,58 +67,77 @@ class Presharder:
         self._chunk_bytes = chunk_bytes
         self._digests = {item.key: item.digest for item in metadata.objects}
 
-    def run(self) -> None:
-        """Write all objects; the manifest is the caller's to commit.
+    def run(self, objects: Sequence[PlannedObject] | None = None) -> None:
+        """Write objects of the saver's; the manifest is the caller's to commit.
+
+        Args:
+            objects: which ones; all that are missing where none are given.
 
         Raises:
             SourceChanged: the source is no longer what the plan was made from.
             StorageError: the source cannot be read or the storage not written.
+            Terminated: the process was asked to end.
         """
-        for wave in self._saver.waves():
-            steps = self._steps(wave)
-            with self._saver.writing(wave) as sink:
+        wanted = self._saver.missing() if objects is None else objects
+        for group in self._saver.passes(wanted):
+            steps = self._steps(group)
+            with self._saver.writing(group) as sink:
                 self._stream(steps, sink)
 
-    def _steps(self, wave: Sequence[PlannedObject]) -> list[_Step]:
-        """Plan one wave: every tensor that its objects hold, in the order of their bytes."""
-        holders: dict[str, list[PlannedObject]] = {}
-        for planned in wave:
-            for name in planned.names:
-                holders.setdefault(name, []).append(planned)
-        steps = []
+    def _steps(self, objects: Sequence[PlannedObject]) -> Iterator[_Step]:
+        """Plan one pass: every tensor that its objects hold, in the order of their bytes."""
+        holders = _by_tensor(objects)
+        shares: dict[tuple[int, int, int], Share] = {}
+
+        def share(cut: TensorCut, planned: PlannedObject) -> Share:
+            place = (id(cut), planned.tensor, planned.expert)
+            if place not in shares:
+                shares[place] = share_of(cut, planned.tensor, planned.expert)
+            return shares[place]
+
         for name in writing_order(self._plan.cuts):
             if name in holders:
                 cut = self._plan.cuts[name]
                 rows = row_cut(cut)
-                # Of the ranks that share an object, one speaks for all.
-                receivers = tuple(
-                    (planned.ranks[0], share_of(cut, planned.tensor, planned.expert))
-                    for planned in holders[name]
-                )
-                shares = [share for _, share in receivers]
-                pieces = tuple(tensor_pieces(name, rows, self._chunk_bytes, shares))
-                steps.append(_Step(name, rows, receivers, pieces))
-        return steps
+                receivers = [
+                    (planned, share(cut, planned)) for group in holders[name] for planned in group
+                ]
+                needed = [share for _, share in receivers]
+                pieces = tuple(tensor_pieces(name, rows, self._chunk_bytes, needed))
+                yield _Step(name, rows, receivers, pieces)
 
-    def _stream(self, steps: Sequence[_Step], sink: ObjectSink) -> None:
+    def _stream(self, steps: Iterator[_Step], sink: ObjectSink) -> None:
+        # Reading runs ahead of cutting; what lies between them is all that there is of the steps.
+        for_reading, for_cutting = tee(steps)
         placed = (
-            (piece, self._metadata.tensors[step.name]) for step in steps for piece in step.pieces
+            (piece, self._metadata.tensors[step.name])
+            for step in for_reading
+            for piece in step.pieces
         )
         reads = source_reads(placed, self._chunk_bytes)
         data = read_ahead(self._source, reads, self._digests, chunk_bytes=self._chunk_bytes)
         try:
-            for step in steps:
-                self._cut_tensor(step, data, sink)
+            for step in for_cutting:
+                _cut_tensor(step, data, sink)
         finally:
             data.close()
 
-    def _cut_tensor(self, step: _Step, data: Iterator[memoryview], sink: ObjectSink) -> None:
-        receivers = [(share, _receiver(sink, rank, step.name)) for rank, share in step.receivers]
-        cutter = TensorCutter(step.rows, receivers)
-        for piece in step.pieces:
-            cutter.take(piece, next(data))
-        cutter.finish()
+
+def _by_tensor(objects: Sequence[PlannedObject]) -> dict[str, list[list[PlannedObject]]]:
+    """The objects that hold each tensor, in groups that hold the same ones."""
+    groups: dict[tuple[str, ...], list[PlannedObject]] = {}
+    for planned in objects:
+        groups.setdefault(planned.names, []).append(planned)
+    holders: dict[str, list[list[PlannedObject]]] = {}
+    for names, group in groups.items():
+        for name in names:
+            holders.setdefault(name, []).append(group)
+    return holders
 
 
-def _receiver(sink: ObjectSink, rank: int, tensor: str) -> Callable[[memoryview], None]:
-    return lambda data: sink.write(rank, tensor, data)
+def _cut_tensor(step: _Step, data: Iterator[memoryview], sink: ObjectSink) -> None:
+    receivers = [(share, sink.writer(planned).write) for planned, share in step.receivers]
+    cutter = TensorCutter(step.rows, receivers)
+    for piece in step.pieces:
+        cutter.take(piece, next(data))
+    cutter.finish()

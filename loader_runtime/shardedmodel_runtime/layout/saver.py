@@ -6,13 +6,14 @@ pre-sharder cuts them out of a checkpoint, a rank has them in memory.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import shardedmodel_runtime
-from shardedmodel_runtime.errors import LayoutError
+from shardedmodel_runtime.errors import LayoutError, StorageError
 from shardedmodel_runtime.layout.buffers import BufferPool
 from shardedmodel_runtime.layout.manifest import (
     BLOCK_ALGORITHM,
@@ -24,32 +25,52 @@ from shardedmodel_runtime.layout.manifest import (
     ManifestSource,
 )
 from shardedmodel_runtime.layout.objects import PlannedObject, plan_objects
+from shardedmodel_runtime.layout.placement import writing_order
+from shardedmodel_runtime.layout.records import (
+    find_finished,
+    layout_object,
+    leave_record,
+    record_key,
+)
+from shardedmodel_runtime.layout.scheduling import most_open, passes
+from shardedmodel_runtime.layout.uploads import PARTS_IN_FLIGHT, Uploads
 from shardedmodel_runtime.layout.writer import StreamingWriter
 from shardedmodel_runtime.naming import LAYOUT_FORMAT, LAYOUT_FORMAT_VERSION, MANIFEST_KEY
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 
-WRITE_BUFFER_BYTES = 192 * 1024 * 1024
-"""Default budget of part buffers: a quarter GiB together with the read-ahead of a pre-shard."""
+logger = logging.getLogger(__name__)
+
+WRITE_BUFFER_BYTES = 345 * 1024 * 1024
+"""Default budget of part buffers: the smallest parts of 64 ranks' objects and a common one, and
+those in flight. With reads and the program itself, a pre-shard takes less than half a GiB."""
 MIN_PART_BYTES = 5 * 1024 * 1024
 """Smallest part but the last that S3 takes (S3 user guide, multipart upload limits)."""
 MAX_PART_BYTES = 16 * 1024 * 1024
 """Beyond it parts no longer save requests worth their memory; equals the checksums' block."""
-PARTS_IN_FLIGHT = 4
-"""Uploads at a time. 2, 4 and 8 measured alike where server and client share two cores; on S3
-one connection takes some 90 MB/s, so four keep up with what one core can digest and sign."""
+RECORD_THREADS = 16
+"""Records that are looked for side by side: small requests, which mostly wait."""
 
 
 class ObjectSink:
-    """The open objects of one wave: takes each object's tensors in the order of its plan."""
+    """The objects of one pass: takes each object's tensors in the order of its plan.
 
-    def __init__(self, writers: Sequence[tuple[PlannedObject, StreamingWriter]]) -> None:
-        self._places = {
-            (rank, name): writer
-            for planned, writer in writers
-            for rank in planned.ranks
-            for name in planned.names
-        }
+    Args:
+        objects: what is written in this pass.
+        open_writer: begins an object; called when its first bytes come.
+    """
+
+    def __init__(
+        self,
+        objects: Sequence[PlannedObject],
+        open_writer: Callable[[PlannedObject], StreamingWriter],
+    ) -> None:
+        self._open_writer = open_writer
+        self._writers: dict[str, StreamingWriter] = {}
+        self._holders: dict[str, list[PlannedObject]] = {}
+        for planned in objects:
+            for name in planned.names:
+                self._holders.setdefault(name, []).append(planned)
 
     def write(self, rank: int, tensor: str, data: memoryview) -> None:
         """Append bytes to a tensor's piece; a replicated one is written for any one rank.
@@ -60,23 +81,38 @@ class ObjectSink:
             data: the next bytes of the piece, C-contiguous.
 
         Raises:
-            LayoutError: the piece is in none of the open objects.
+            LayoutError: the piece is in none of the pass's objects.
             StorageError: an earlier part could not be stored.
+            Terminated: the process was asked to end.
         """
-        writer = self._places.get((rank, tensor))
-        if writer is None:
-            raise LayoutError(f"tensor {tensor!r} of rank {rank} is in no open object")
-        writer.write(data)
+        for planned in self._holders.get(tensor, ()):
+            if rank in planned.ranks:
+                self.writer(planned).write(data)
+                return
+        raise LayoutError(f"tensor {tensor!r} of rank {rank} is in no open object")
+
+    def writer(self, planned: PlannedObject) -> StreamingWriter:
+        """Give an object's writer, begun with its header."""
+        if planned.key not in self._writers:
+            writer = self._writers[planned.key] = self._open_writer(planned)
+            writer.write(memoryview(planned.header))
+        return self._writers[planned.key]
+
+    def abort(self) -> None:
+        """Drop what is not published yet."""
+        for writer in self._writers.values():
+            writer.abort()
 
 
 class CheckpointSaver:
-    """Saves one layout: objects in waves that fit the budget, then the manifest.
+    """Saves one layout: objects in passes that fit the budget, then the manifest.
 
     Example:
         >>> saver = CheckpointSaver(store, plan, layout_hash)          # doctest: +SKIP
-        >>> for wave in saver.waves():                                 # doctest: +SKIP
-        ...     with saver.writing(wave) as sink:
-        ...         for rank, tensor, data in pieces(wave):
+        >>> saver.find_finished()                                      # doctest: +SKIP
+        >>> for group in saver.passes(saver.missing()):                # doctest: +SKIP
+        ...     with saver.writing(group) as sink:
+        ...         for rank, tensor, data in pieces(group):
         ...             sink.write(rank, tensor, data)
         >>> manifest = saver.commit(source)                            # doctest: +SKIP
 
@@ -85,7 +121,8 @@ class CheckpointSaver:
         plan: how each tensor is cut.
         layout_hash: the layout's name.
         buffer_bytes: budget of part buffers; what is written at a time follows from it.
-        objects: what to write; all objects of the plan where none are given.
+        objects: the layout's objects; those of the plan where none are given.
+        stop: once it is set, writing ends with ``Terminated`` and drops what is unfinished.
     """
 
     def __init__(
@@ -96,21 +133,19 @@ class CheckpointSaver:
         *,
         buffer_bytes: int = WRITE_BUFFER_BYTES,
         objects: Sequence[PlannedObject] | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
-        self._store = store
+        self.store = store
         self._plan = plan
-        self._layout_hash = layout_hash
+        self.layout_hash = layout_hash
         self._buffer_bytes = buffer_bytes
+        self._stop = stop or threading.Event()
         self.objects = tuple(plan_objects(plan) if objects is None else objects)
+        self.order = {name: number for number, name in enumerate(writing_order(plan.cuts))}
         self._saved: dict[str, LayoutObject] = {}
         self._lock = threading.Lock()
         self._bytes_written = 0
         self._peak_buffer_bytes = 0
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all objects."""
-        return sum(planned.size for planned in self.objects)
 
     @property
     def bytes_written(self) -> int:
@@ -122,43 +157,62 @@ class CheckpointSaver:
         """The most bytes of part buffers that there were at once."""
         return self._peak_buffer_bytes
 
-    def waves(self) -> list[tuple[PlannedObject, ...]]:
-        """Group the objects into those that are written at a time.
+    def find_finished(self) -> None:
+        """Look for objects that were finished before, or by others; they are not written again.
 
-        One wave where the budget has a part for each (34 objects by default), so that a source
-        is read once; more ranks than that make more waves rather than more memory.
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        missing = self.missing()
+        with ThreadPoolExecutor(RECORD_THREADS, thread_name_prefix="record") as executor:
+            for found in executor.map(lambda item: find_finished(self.store, item), missing):
+                if found is not None:
+                    self._saved[found.key] = found
+
+    def missing(self) -> list[PlannedObject]:
+        """The objects that are neither written nor found."""
+        return [planned for planned in self.objects if planned.key not in self._saved]
+
+    def passes(self, objects: Sequence[PlannedObject]) -> list[tuple[PlannedObject, ...]]:
+        """Group objects into those that are written in one pass over the source.
+
+        One pass where the budget has a part for each object that is open at once (65 by
+        default); more ranks than that make more passes rather than more memory.
         """
         at_once = max(self._buffer_bytes // MIN_PART_BYTES - PARTS_IN_FLIGHT, 1)
-        return [self.objects[i : i + at_once] for i in range(0, len(self.objects), at_once)]
+        return passes(objects, self.order, at_once)
 
-    def part_bytes(self, wave: Sequence[PlannedObject]) -> int:
-        """Part size with which one wave's buffers fit the budget, in whole MiB."""
-        share = self._buffer_bytes // (len(wave) + PARTS_IN_FLIGHT)
+    def part_bytes(self, open_objects: int) -> int:
+        """Part size with which so many open objects fit the budget, in whole MiB."""
+        share = self._buffer_bytes // (open_objects + PARTS_IN_FLIGHT)
         whole = share // 2**20 * 2**20
         return min(max(whole, MIN_PART_BYTES), MAX_PART_BYTES)
 
     @contextmanager
-    def writing(self, wave: Sequence[PlannedObject]) -> Iterator[ObjectSink]:
-        """Open a wave's objects; they are finished at the end, or dropped on an error.
+    def writing(self, objects: Sequence[PlannedObject]) -> Iterator[ObjectSink]:
+        """Write a pass's objects: each is published when its last byte has come.
+
+        At the end all are; on an error, those that are not are dropped.
 
         Raises:
             LayoutError: an object got fewer or more bytes than planned.
             StorageError: the store did not take them.
+            Terminated: the process was asked to end.
         """
-        part_bytes = self.part_bytes(wave)
-        pool = BufferPool(max(self._buffer_bytes, (len(wave) + 1) * part_bytes))
-        with ExitStack() as stack:
-            executor = stack.enter_context(
-                ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="upload")
-            )
-            writers = [
-                (planned, self._open(planned, part_bytes, pool, executor, stack))
-                for planned in wave
-            ]
-            yield ObjectSink(writers)
-            for planned, writer in writers:
-                self._finish(planned, writer)
-        self._peak_buffer_bytes = max(self._peak_buffer_bytes, pool.peak_bytes)
+        open_objects = most_open(objects, self.order)
+        part_bytes = self.part_bytes(open_objects)
+        pool = BufferPool(max(self._buffer_bytes, (open_objects + 1) * part_bytes))
+        uploads = Uploads(pool, self._stop)
+        sink = ObjectSink(objects, lambda planned: self._open(planned, part_bytes, uploads))
+        try:
+            yield sink
+            for planned in objects:
+                sink.writer(planned).require_all()
+            uploads.join()
+        finally:
+            uploads.close()
+            sink.abort()  # after a commit there is nothing left to drop
+            self._peak_buffer_bytes = max(self._peak_buffer_bytes, pool.peak_bytes)
 
     def commit(self, source: ManifestSource) -> Manifest:
         """Write the manifest, which makes a layout of the objects.
@@ -168,46 +222,39 @@ class CheckpointSaver:
 
         Raises:
             LayoutError: objects have not been written yet.
+            StorageError: the store did not take it.
         """
-        missing = [item.key for item in self.objects if item.key not in self._saved]
+        missing = self.missing()
         if missing:
-            raise LayoutError(f"{len(missing)} objects are not written yet, {missing[0]} first")
+            raise LayoutError(f"{len(missing)} objects are not written yet, {missing[0].key} first")
         manifest = make_manifest(
-            self._plan, self._layout_hash, source, [self._saved[o.key] for o in self.objects]
+            self._plan, self.layout_hash, source, [self._saved[o.key] for o in self.objects]
         )
-        self._store.write(MANIFEST_KEY, manifest.to_bytes(), if_absent=True)
+        self.store.write(MANIFEST_KEY, manifest.to_bytes(), if_absent=True)
+        self._drop_records()
         return manifest
 
-    def _open(
-        self,
-        planned: PlannedObject,
-        part_bytes: int,
-        pool: BufferPool,
-        executor: ThreadPoolExecutor,
-        stack: ExitStack,
-    ) -> StreamingWriter:
-        writer = StreamingWriter(
-            self._store.open_writer(planned.key, planned.size, part_bytes),
+    def _drop_records(self) -> None:
+        """Delete the records: a layout that is made anew some day is to be made of the source."""
+        keys = [record_key(planned.key) for planned in self.objects]
+        try:
+            with ThreadPoolExecutor(RECORD_THREADS, thread_name_prefix="record") as executor:
+                list(executor.map(self.store.delete, keys))
+        except StorageError as error:  # credentials that may write need not be allowed to delete
+            logger.warning("%s: records of objects are left behind: %s", self.store.uri, error)
+
+    def _open(self, planned: PlannedObject, part_bytes: int, uploads: Uploads) -> StreamingWriter:
+        def published(sha256: str, blocks: list[str]) -> None:
+            leave_record(self.store, planned, sha256, blocks)
+            self._saved[planned.key] = layout_object(planned, sha256, blocks)
+
+        return StreamingWriter(
+            self.store.open_writer(planned.key, planned.size, part_bytes),
             planned.key,
             planned.size,
-            pool,
-            executor,
+            uploads,
             self._add_written,
-        )
-        stack.callback(writer.abort)  # after a commit there is nothing left to drop
-        writer.write(memoryview(planned.header))
-        return writer
-
-    def _finish(self, planned: PlannedObject, writer: StreamingWriter) -> None:
-        sha256, blocks = writer.finish()
-        self._saved[planned.key] = LayoutObject(
-            key=planned.key,
-            ranks=list(planned.ranks),
-            bytes=planned.size,
-            sha256=sha256,
-            blocks=blocks,
-            data_start=planned.data_start,
-            tensors=list(planned.runs),
+            published,
         )
 
     def _add_written(self, count: int) -> None:

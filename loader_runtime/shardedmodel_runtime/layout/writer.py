@@ -1,8 +1,9 @@
 """One object of a layout on its way: bytes in, in order; parts out, in the background.
 
-The caller's thread fills a part's buffer. Full parts are digested and uploaded by the threads of
-an executor that all objects share; each gives its buffer back when the store has the part. So
-the buffers' budget bounds the parts in flight, and no object can starve the others.
+The caller's thread fills a part's buffer. Full parts are digested and stored by threads that all
+objects share; each gives its buffer back when the store has the part. So the buffers' budget
+bounds the parts in flight, and no object can starve the others. The thread that stores an
+object's last part publishes it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 
 from shardedmodel_runtime.errors import LayoutError
-from shardedmodel_runtime.layout.buffers import BufferPool
 from shardedmodel_runtime.layout.digests import ObjectDigest
+from shardedmodel_runtime.layout.uploads import Uploads
 from shardedmodel_runtime.storage.base import ObjectWriter
 
 
@@ -25,10 +25,10 @@ class StreamingWriter:
         target: where parts go.
         key: the object's name, for messages.
         size: bytes that will come, exactly.
-        pool: where buffers come from; it must have room for one part of each open object and
-            one more, or ``write`` could wait for ever.
-        executor: digests and uploads parts.
+        uploads: threads and buffers.
         written: told of the bytes of each part that the store has taken.
+        published: called when the object is visible, with its SHA-256 and its blocks' checksums
+            in hex.
     """
 
     def __init__(
@@ -36,39 +36,41 @@ class StreamingWriter:
         target: ObjectWriter,
         key: str,
         size: int,
-        pool: BufferPool,
-        executor: Executor,
+        uploads: Uploads,
         written: Callable[[int], None],
+        published: Callable[[str, list[str]], None],
     ) -> None:
         self._target = target
         self._key = key
         self._size = size
-        self._pool = pool
-        self._executor = executor
+        self._uploads = uploads
         self._written = written
+        self._published = published
         self._received = 0
         self._buffer: bytearray | None = None
         self._filled = 0
         self._parts = 0
-        self._digest = ObjectDigest()
+        self._lock = threading.Lock()
         self._digest_lock = threading.Lock()
+        self._digest = ObjectDigest()
         self._undigested: deque[tuple[int, bytearray]] = deque()
-        self._uploads: list[Future[None]] = []
+        self._stored = 0
 
     def write(self, data: memoryview) -> None:
         """Take the object's next bytes; waits while the budget is used up.
 
         Raises:
             LayoutError: more bytes came than were announced.
-            StorageError: an earlier part could not be stored.
+            StorageError: a part could not be stored.
+            Terminated: the process was asked to end.
         """
+        self._uploads.check()
         if self._received + len(data) > self._size:
             raise LayoutError(f"{self._key}: more than the announced {self._size} bytes came")
         self._received += len(data)
         while data:
             if self._buffer is None:
-                self._raise_if_failed()
-                self._buffer = self._pool.take(self._next_part_size())
+                self._buffer = self._uploads.take(self._next_part_size())
             count = min(len(data), len(self._buffer) - self._filled)
             self._buffer[self._filled : self._filled + count] = data[:count]
             self._filled += count
@@ -76,32 +78,19 @@ class StreamingWriter:
             if self._filled == len(self._buffer):
                 self._send(self._buffer)
 
-    def finish(self) -> tuple[str, list[str]]:
-        """Wait for all parts and make the object visible.
-
-        Returns:
-            The object's SHA-256 and its blocks' checksums, in hex.
+    def require_all(self) -> None:
+        """See that all announced bytes came.
 
         Raises:
-            LayoutError: fewer bytes came than were announced.
-            StorageError: a part could not be stored.
+            LayoutError: some did not.
         """
         if self._received != self._size:
             raise LayoutError(
                 f"{self._key}: {self._received} bytes came of the announced {self._size}"
             )
-        for upload in self._uploads:
-            upload.result()
-        self._target.commit()
-        return self._digest.finish()
 
     def abort(self) -> None:
-        """Wait for the parts in flight and drop the object."""
-        for upload in self._uploads:
-            upload.cancel()
-        for upload in self._uploads:
-            if not upload.cancelled():
-                upload.exception()
+        """Drop the object unless it is published; nothing of it is under way any more."""
         self._target.abort()
 
     def _next_part_size(self) -> int:
@@ -111,13 +100,13 @@ class StreamingWriter:
         self._undigested.append((self._parts, buffer))
         self._parts += 1
         self._buffer, self._filled = None, 0
-        self._uploads.append(self._executor.submit(self._store_next))
+        self._uploads.submit(self._store_next)
 
     def _store_next(self) -> None:
-        """Digest and upload the oldest part that is not yet digested.
+        """Digest and store the oldest part that is not yet digested.
 
         Which thread takes which part does not matter: the lock makes digesting follow the
-        order of the bytes, and uploading has none.
+        order of the bytes, and storing has none.
         """
         with self._digest_lock:
             index, buffer = self._undigested.popleft()
@@ -126,11 +115,11 @@ class StreamingWriter:
         try:
             self._target.write_part(index, buffer)
         finally:
-            self._pool.give(buffer)
+            self._uploads.pool.give(buffer)
         self._written(size)
-
-    def _raise_if_failed(self) -> None:
-        for upload in self._uploads:
-            if upload.done():
-                upload.result()
-        self._uploads = [upload for upload in self._uploads if not upload.done()]
+        with self._lock:
+            self._stored += size
+            last = self._stored == self._size
+        if last:
+            self._target.commit()
+            self._published(*self._digest.finish())

@@ -30,6 +30,8 @@ class ObjectInfo:
 class ObjectWriter(Protocol):
     """One object on its way into a store, written in parts.
 
+    Beginning one makes no request: what a store has to know is told with the first part.
+
     ``write_part`` blocks until the store has the part, and may be called from several threads at
     once: who calls it decides how many parts are in flight and hence how much memory they take.
     Nothing is visible under the key before ``commit``, except that a store may show an object of
@@ -48,7 +50,10 @@ class ObjectWriter(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop what was written so far, as far as the store still answers; safe to call twice."""
+        """Drop what was written so far, as far as the store still answers.
+
+        Safe to call twice, and after ``commit``; not while a part is being written.
+        """
         ...
 
 
@@ -129,6 +134,14 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Delete one object; one that is not there is fine."""
+        ...
+
+    def drop_unfinished(self) -> None:
+        """Drop what writers anywhere under the root have begun and neither committed nor aborted.
+
+        For when nothing is to be written any more: writers that are still at work fail.
+        What the store does not let go of is told in the log.
+        """
         ...
 
     def close(self) -> None:

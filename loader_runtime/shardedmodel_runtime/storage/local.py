@@ -120,6 +120,13 @@ class LocalStore(CountingStore):
         with self._translated(key):
             self._path(key).unlink(missing_ok=True)
 
+    def drop_unfinished(self) -> None:
+        """Delete the temporary files under the folder."""
+        self._count(requests=1)
+        with self._translated(""):
+            for path in self._root.rglob(f"{TEMPORARY_PREFIX}*"):
+                path.unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 

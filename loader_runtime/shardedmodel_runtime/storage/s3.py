@@ -1,14 +1,15 @@
 """S3 and what speaks its protocol, through boto3.
 
 boto3's own retries are off: they repeat whole requests, where a ranged read resumes behind the
-bytes that came. Payload checksums of its own are off as well where the protocol does not ask for
-them: every block of a layout has a checksum that outlives the transfer.
+bytes that came. Payload checksums and signatures of its own are off as well where the protocol does
+not ask for them: every block of a layout has a checksum that outlives the transfer, and a
+second SHA-256 of every byte would take as long as the first.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import boto3
@@ -33,8 +34,8 @@ from shardedmodel_runtime.storage.base import (
 )
 from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.retry import RetryPolicy
-from shardedmodel_runtime.storage.s3_errors import error_code, http_status, translate
-from shardedmodel_runtime.storage.s3_writer import S3Writer
+from shardedmodel_runtime.storage.s3_errors import Unsupported, error_code, http_status, translate
+from shardedmodel_runtime.storage.s3_writer import S3Writer, abort_upload
 from shardedmodel_runtime.storage.uri import StoreUri
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,17 @@ class S3Store(CountingStore):
             self._call("put_object", key, Body=data, **condition)
         except SourceChanged:  # 412: how S3 says that it is there
             return False
+        except Unsupported:
+            return self._write_if_not_there(key, data)
         return True
+
+    def _write_if_not_there(self, key: str, data: bytes) -> bool:
+        """The best that servers without conditional writes allow: look first."""
+        try:
+            self.describe(key)
+        except NotFound:
+            return self.write(key, data)
+        return False
 
     def open_writer(self, key: str, size: int, part_bytes: int) -> S3Writer:
         """Begin an object; more than one part makes a multipart upload."""
@@ -165,6 +176,28 @@ class S3Store(CountingStore):
     def delete(self, key: str) -> None:
         """Delete one object."""
         self._call("delete_object", key)
+
+    def drop_unfinished(self) -> None:
+        """Abort the multipart uploads under the prefix."""
+        try:
+            for key, upload in self._unfinished():
+                abort_upload(self._call, key, upload)
+        except StorageError as error:  # credentials that may not list uploads may still write
+            logger.warning("%s: unfinished uploads cannot be looked for: %s", self.uri, error)
+
+    def _unfinished(self) -> Iterator[tuple[str, str]]:
+        more: dict[str, Any] = {}
+        while True:
+            page = self._call("list_multipart_uploads", "", Key=None, Prefix=self._prefix, **more)
+            for item in page.get("Uploads", []):
+                if item["Key"].startswith(self._prefix):  # some servers ignore Prefix
+                    yield item["Key"][len(self._prefix) :], item["UploadId"]
+            if not page.get("IsTruncated"):
+                return
+            more = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page["NextUploadIdMarker"],
+            }
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -276,7 +309,7 @@ def _client_config(options: StoreOptions) -> Config:
         read_timeout=READ_TIMEOUT_SECONDS,
         max_pool_connections=MAX_CONNECTIONS,
         retries={"total_max_attempts": 1},
-        s3=style,
+        s3={"payload_signing_enabled": False, **style},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )

@@ -38,6 +38,15 @@ _BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "Throttling", "Throttling
 """Busy, not broken: sent with 503 mostly, by some servers with 400 or 429."""
 
 
+class Unsupported(StorageError):
+    """The server lacks an operation, or a condition on one; asking again does not help."""
+
+    @property
+    def reason(self) -> str:
+        """Not worth a word of its own to users."""
+        return StorageError.__name__
+
+
 def error_code(error: ClientError) -> str:
     """The S3 error code; the HTTP status as text where the answer has no body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -87,6 +96,8 @@ def _translate_answer(error: ClientError, where: str) -> ShardedModelError:
         return AccessDenied(f"{where}: the credentials or the clock are out of date ({answer})")
     if code in _REGION_CODES:
         return ConfigurationError(f"{where}: the bucket is in another region ({answer})")
+    if status == 501:
+        return Unsupported(f"{where}: the store does not know the operation ({answer})")
     if status >= 500 or status in (408, 429) or code in _BUSY_CODES:
         return Unavailable(f"{where}: the store is unavailable ({answer})")
     return StorageError(f"{where}: the store refused ({answer})")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from shardedmodel_runtime.errors import NotFound, StorageError
+from shardedmodel_runtime.errors import AccessDenied, NotFound, StorageError
 from shardedmodel_runtime.storage.base import ObjectInfo
 
 logger = logging.getLogger(__name__)
+
+ABORT_ATTEMPTS = 5
+ABORT_SECONDS = 0.2
+"""How often an upload is aborted, and between attempts: long enough for parts that the server had
+begun to take in."""
 
 Call = Callable[..., dict[str, Any]]
 """Makes a request (operation, key, arguments), repeated as needed."""
@@ -17,6 +24,8 @@ Call = Callable[..., dict[str, Any]]
 
 class S3Writer:
     """A single PUT, or a multipart upload where the object has several parts.
+
+    The upload is begun with the first part, in the thread that brings it.
 
     Args:
         call: makes requests, with the store's errors and retries.
@@ -41,16 +50,15 @@ class S3Writer:
         self._describe = describe
         self._tags: dict[int, str] = {}
         self._upload = ""
-        if size > part_bytes:
-            self._upload = str(call("create_multipart_upload", key)["UploadId"])
+        self._lock = threading.Lock()
 
     def write_part(self, index: int, data: bytes | bytearray) -> None:
         """Upload one part."""
-        if not self._upload:
+        if self._size <= self.part_bytes:
             self._call("put_object", self._key, Body=data)
             return
         answer = self._call(
-            "upload_part", self._key, UploadId=self._upload, PartNumber=index + 1, Body=data
+            "upload_part", self._key, UploadId=self._begun(), PartNumber=index + 1, Body=data
         )
         self._tags[index] = answer["ETag"]
 
@@ -78,6 +86,35 @@ class S3Writer:
         if not upload:
             return
         try:
-            self._call("abort_multipart_upload", self._key, UploadId=upload)
+            abort_upload(self._call, self._key, upload)
         except StorageError as error:
             logger.warning("multipart upload of %s is left behind: %s", self._key, error)
+
+    def _begun(self) -> str:
+        with self._lock:
+            if not self._upload:
+                answer = self._call("create_multipart_upload", self._key)
+                self._upload = str(answer["UploadId"])
+            return self._upload
+
+
+def abort_upload(call: Call, key: str, upload: str) -> None:
+    """Abort a multipart upload until it is gone.
+
+    A part that the server was still taking in can outlive an abort (S3 API reference,
+    "AbortMultipartUpload"), so it is asked whether there is something left.
+
+    Raises:
+        StorageError: the store refuses, or the upload is still there after some attempts.
+    """
+    for _ in range(ABORT_ATTEMPTS):
+        try:
+            call("abort_multipart_upload", key, UploadId=upload)
+        except NotFound:
+            return
+        try:
+            call("list_parts", key, UploadId=upload, MaxParts=1)
+        except (NotFound, AccessDenied):  # who may abort need not be allowed to look
+            return
+        time.sleep(ABORT_SECONDS)
+    raise StorageError(f"{key}: the upload is still there after {ABORT_ATTEMPTS} attempts")

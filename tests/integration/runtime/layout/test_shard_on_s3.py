@@ -214,6 +214,7 @@ def test_a_terminated_job_publishes_nothing(
     job.process.send_signal(signal.SIGTERM)
     assert job.end()[0] == 128 + signal.SIGTERM
     assert not [key for key in bucket.keys("shards/") if key.endswith(MANIFEST_KEY)]
+    assert bucket.uploads() == []
 
 
 def test_progress_is_served_while_the_job_runs(

@@ -11,7 +11,6 @@ import pytest
 
 import shardedmodel_runtime
 from shardedmodel_runtime.cli import COMMANDS, main
-from shardedmodel_runtime.cli import shard as shard_command
 from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
 from shardedmodel_runtime.errors import AccessDenied
 from shardedmodel_runtime.layout.job import ShardJob
@@ -171,10 +170,61 @@ def test_an_interrupt_is_no_traceback(
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_sigterm_ends_the_job_through_its_cleanups() -> None:
-    with pytest.raises(SystemExit) as caught:
-        shard_command._terminate(signal.SIGTERM, None)
-    assert caught.value.code == 143
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_anything_is_written_ends_the_job_at_once(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    def receive(job: ShardJob) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(ShardJob, "run", receive)
+    storage, log = (tmp_path / "shards").as_uri(), tmp_path / "log"
+    arguments = ["shard", checkpoint.uri, storage, "--tensor", "2", "--termination-log", str(log)]
+    assert main(arguments) == 143
+    assert "asked to end" in capsys.readouterr().err
+    failure = Failure.model_validate_json(log.read_bytes())
+    assert (failure.reason, failure.retryable) == ("Terminated", True)
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_workers_take_their_number_from_the_indexed_job(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["shard", checkpoint.uri, (tmp_path / "shards").as_uri(), "--tensor", "2"]
+    arguments += ["--workers", "2", "--json"]
+    complete = []
+    for index in ("0", "1"):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+        assert main(arguments) == 0
+        complete.append(json.loads(capsys.readouterr().out)["complete"])
+    assert complete == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workers", "2"], "say which of the 2 workers this is"),
+        (["--workers", "2", "--worker-index", "2"], "2 is not below --workers 2"),
+        (["--workers", "0"], "0 is not below --workers 0"),
+    ],
+)
+def test_a_worker_that_is_none_of_them_is_refused(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    storage = (tmp_path / "shards").as_uri()
+    assert main(["shard", checkpoint.uri, storage, "--tensor", "2", *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_half_a_key_pair_is_no_access(

@@ -71,15 +71,19 @@ def test_pad_is_part_of_the_object() -> None:
 
 
 def test_a_large_rank_goes_on_in_a_next_object() -> None:
-    objects = plan_objects(plan(a=column(), b=column(), c=column()), max_object_bytes=32)
-    assert keys(objects) == {
+    cuts = plan(a=column(), b=column(), c=column(), d=column())
+    assert keys(plan_objects(cuts, min_object_bytes=32)) == {
         "tp-00000-of-00002/part-00000.safetensors": ["a", "b"],
-        "tp-00000-of-00002/part-00001.safetensors": ["c"],
+        "tp-00000-of-00002/part-00001.safetensors": ["c", "d"],
         "tp-00001-of-00002/part-00000.safetensors": ["a", "b"],
-        "tp-00001-of-00002/part-00001.safetensors": ["c"],
+        "tp-00001-of-00002/part-00001.safetensors": ["c", "d"],
     }
 
 
-def test_a_tensor_larger_than_an_object_should_be_has_one_of_its_own() -> None:
-    objects = plan_objects(plan(a=column(), b=column()), max_object_bytes=1)
-    assert [list(item.names) for item in objects] == [["a"], ["b"], ["a"], ["b"]]
+def test_parts_of_one_number_hold_the_same_tensors_for_all_ranks() -> None:
+    cuts = {f"w{number}": column(rows=2 * number + 1) for number in range(1, 30)}
+    parts: dict[str, set[tuple[str, ...]]] = {}
+    for item in plan_objects(plan(**cuts), min_object_bytes=500):
+        parts.setdefault(item.key.rpartition("/")[2], set()).add(item.names)
+    assert len(parts) > 2
+    assert all(len(names) == 1 for names in parts.values())

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from shardedmodel_runtime.errors import LayoutError, Unavailable
+from shardedmodel_runtime.errors import LayoutError, Terminated, Unavailable
 from shardedmodel_runtime.layout.buffers import BufferPool
+from shardedmodel_runtime.layout.uploads import Uploads
 from shardedmodel_runtime.layout.writer import StreamingWriter
 
 PART = 4
@@ -36,73 +37,102 @@ class Target:
 
 
 @pytest.fixture
-def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
+def stop() -> threading.Event:
+    return threading.Event()
 
 
-def make(
-    target: Target, size: int, executor: Executor, written: list[int] | None = None
-) -> StreamingWriter:
-    told = [] if written is None else written
-    return StreamingWriter(target, "key", size, BufferPool(3 * PART), executor, told.append)
+@pytest.fixture
+def uploads(stop: threading.Event) -> Iterator[Uploads]:
+    uploads = Uploads(BufferPool(3 * PART), stop)
+    yield uploads
+    uploads.close()
 
 
-def test_a_stream_becomes_parts_in_order(executor: Executor) -> None:
-    target, written = Target(), list[int]()
-    writer = make(target, 10, executor, written)
+class Told:
+    """What a writer told of itself."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+        self.published: list[tuple[str, list[str]]] = []
+
+    def add(self, sha256: str, blocks: list[str]) -> None:
+        self.published.append((sha256, blocks))
+
+
+def make(target: Target, size: int, uploads: Uploads, told: Told | None = None) -> StreamingWriter:
+    told = told or Told()
+    return StreamingWriter(target, "key", size, uploads, told.written.append, told.add)
+
+
+def test_a_stream_becomes_parts_in_order(uploads: Uploads) -> None:
+    target, told = Target(), Told()
+    writer = make(target, 10, uploads, told)
     for piece in (b"012", b"", b"3456789"):
         writer.write(memoryview(piece))
-    sha256, blocks = writer.finish()
+    writer.require_all()
+    uploads.join()
     assert target.parts == {0: b"0123", 1: b"4567", 2: b"89"}
+    assert sorted(told.written) == [2, 4, 4]
+    assert target.ended == ["commit"]
+    [(sha256, blocks)] = told.published
     assert sha256 == hashlib.sha256(b"0123456789").hexdigest()
     assert len(blocks) == 1
-    assert sorted(written) == [2, 4, 4]
-    assert target.ended == ["commit"]
 
 
-def test_an_empty_object_has_no_part(executor: Executor) -> None:
-    target = Target()
-    assert make(target, 0, executor).finish() == (hashlib.sha256().hexdigest(), [])
-    assert target.parts == {}
+def test_an_object_is_published_as_soon_as_its_last_part_is_stored(uploads: Uploads) -> None:
+    first, second = Told(), Told()
+    writer, other = make(Target(), 4, uploads, first), make(Target(), 8, uploads, second)
+    other.write(memoryview(b"0123"))
+    writer.write(memoryview(b"0123"))
+    uploads.join()
+    assert (len(first.published), len(second.published)) == (1, 0)
 
 
-def test_a_long_stream_needs_no_more_than_the_budget(executor: Executor) -> None:
-    pool = BufferPool(2 * PART)
-    writer = StreamingWriter(Target(), "key", 400, pool, executor, lambda count: None)
+def test_a_long_stream_needs_no_more_than_the_budget(uploads: Uploads) -> None:
+    writer = make(Target(), 400, uploads)
     for _ in range(100):
         writer.write(memoryview(b"0123"))
-    writer.finish()
-    assert pool.peak_bytes <= 2 * PART
+    uploads.join()
+    assert uploads.pool.peak_bytes <= 3 * PART
 
 
-def test_too_many_bytes_are_refused(executor: Executor) -> None:
+def test_too_many_bytes_are_refused(uploads: Uploads) -> None:
     with pytest.raises(LayoutError, match="more than the announced 3"):
-        make(Target(), 3, executor).write(memoryview(b"0123"))
+        make(Target(), 3, uploads).write(memoryview(b"0123"))
 
 
-def test_too_few_bytes_are_not_committed(executor: Executor) -> None:
+def test_too_few_bytes_are_not_committed(uploads: Uploads) -> None:
     target = Target()
-    writer = make(target, 5, executor)
+    writer = make(target, 5, uploads)
     writer.write(memoryview(b"0123"))
     with pytest.raises(LayoutError, match="4 bytes came of the announced 5"):
-        writer.finish()
-    writer.abort()
-    assert target.ended == ["abort"]
+        writer.require_all()
+    uploads.join()
+    assert target.ended == []
 
 
-def test_a_part_that_fails_fails_the_object(executor: Executor) -> None:
+def test_a_part_that_fails_fails_the_object(uploads: Uploads) -> None:
     target = Target(fails_at=1)
-    writer = make(target, 8, executor)
-    writer.write(memoryview(b"01234567"))
+    make(target, 8, uploads).write(memoryview(b"01234567"))
     with pytest.raises(Unavailable):
-        writer.finish()
-    writer.abort()
-    assert target.ended == ["abort"]
+        uploads.join()
+    assert target.ended == []
 
 
-def test_a_part_that_failed_stops_the_stream_early(executor: Executor) -> None:
-    writer = make(Target(fails_at=0), 400, executor)
+def test_a_part_that_failed_stops_the_streams_of_all_objects(uploads: Uploads) -> None:
+    healthy = make(Target(), 400, uploads)
     with pytest.raises(Unavailable):
-        writer.write(memoryview(b"0123" * 100))
-    writer.abort()
+        make(Target(fails_at=0), 400, uploads).write(memoryview(b"0123" * 100))
+    with pytest.raises(Unavailable):
+        healthy.write(memoryview(b"0123"))
+
+
+def test_after_a_stop_nothing_more_is_begun(uploads: Uploads, stop: threading.Event) -> None:
+    target = Target()
+    writer = make(target, 8, uploads)
+    writer.write(memoryview(b"01234"))
+    stop.set()
+    with pytest.raises(Terminated):
+        writer.write(memoryview(b"567"))
+    with pytest.raises(Terminated):
+        uploads.join()

@@ -16,10 +16,11 @@ from shardedmodel_runtime.errors import (
     StorageError,
     Unavailable,
 )
-from shardedmodel_runtime.storage import s3
+from shardedmodel_runtime.storage import s3, s3_writer
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
+from shardedmodel_runtime.storage.s3_writer import S3Writer
 from shardedmodel_runtime.storage.uri import parse_uri
 
 CONTENT = bytes(range(100))
@@ -189,7 +190,9 @@ def test_an_upload_that_was_lost_is_a_failure(monkeypatch: pytest.MonkeyPatch) -
         complete_multipart_upload=[refusal(404, "NoSuchUpload")],
         head_object=[{"ContentLength": 3, "ETag": '"older"'}],
     )
+    client.answers["upload_part"] = [{"ETag": "1"}]
     writer = make(monkeypatch, client).open_writer("key", 8, 5)
+    writer.write_part(0, b"01234")
     with pytest.raises(NotFound):
         writer.commit()
 
@@ -208,15 +211,86 @@ def test_parts_are_put_together_in_their_order(monkeypatch: pytest.MonkeyPatch) 
     assert [item["ETag"] for item in parts] == ["first", "second"]
 
 
+def begun(monkeypatch: pytest.MonkeyPatch, **answers: list[Any]) -> tuple[S3Writer, Client]:
+    """A multipart upload with one part of two, and what the server answers from then on."""
+    client = Client(
+        create_multipart_upload=[{"UploadId": "u"}], upload_part=[{"ETag": "1"}], **answers
+    )
+    writer = make(monkeypatch, client).open_writer("key", 8, 5)
+    writer.write_part(0, b"01234")
+    return writer, client
+
+
+def test_an_upload_is_aborted_until_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_writer, "ABORT_SECONDS", 0.0)
+    writer, client = begun(
+        monkeypatch,
+        abort_multipart_upload=[{}, {}],
+        list_parts=[{"Parts": [{"PartNumber": 1}]}, refusal(404, "NoSuchUpload")],
+    )
+    writer.abort()
+    writer.abort()
+    assert [name for name, _ in client.calls].count("abort_multipart_upload") == 2
+
+
+def test_who_may_abort_need_not_be_allowed_to_look(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer, _ = begun(
+        monkeypatch, abort_multipart_upload=[{}], list_parts=[refusal(403, "AccessDenied")]
+    )
+    writer.abort()
+    assert caplog.text == ""
+
+
 def test_an_abort_that_fails_is_only_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = Client(
-        create_multipart_upload=[{"UploadId": "u"}],
-        abort_multipart_upload=[refusal(404, "NoSuchUpload")],
-    )
-    make(monkeypatch, client).open_writer("key", 8, 5).abort()
+    writer, _ = begun(monkeypatch, abort_multipart_upload=[refusal(403, "AccessDenied")])
+    writer.abort()
     assert "is left behind" in caplog.text
+
+
+def test_nothing_is_begun_before_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    make(monkeypatch, client).open_writer("key", 8, 5).abort()
+    assert client.calls == []
+
+
+def test_unfinished_uploads_under_the_prefix_are_dropped_page_by_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = {"Uploads": [{"Key": "prefix/a", "UploadId": "1"}], "IsTruncated": True}
+    markers = {"NextKeyMarker": "prefix/a", "NextUploadIdMarker": "1"}
+    second = {
+        "Uploads": [{"Key": "prefix/b", "UploadId": "2"}, {"Key": "other/c", "UploadId": "3"}]
+    }
+    client = Client(
+        list_multipart_uploads=[first | markers, second],
+        abort_multipart_upload=[{}, refusal(404, "NoSuchUpload")],
+        list_parts=[refusal(404, "NoSuchUpload")],
+    )
+    make(monkeypatch, client).drop_unfinished()
+    aborted = [a["UploadId"] for name, a in client.calls if name == "abort_multipart_upload"]
+    assert aborted == ["1", "2"]
+
+
+def test_a_store_that_lists_no_uploads_is_only_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(list_multipart_uploads=[refusal(403, "AccessDenied")])
+    make(monkeypatch, client).drop_unfinished()
+    assert "cannot be looked for" in caplog.text
+
+
+def test_without_conditional_writes_absence_is_looked_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = refusal(501, "NotImplemented")
+    there = Client(put_object=[refused], head_object=[{"ContentLength": 1, "ETag": '"e"'}])
+    assert not make(monkeypatch, there).write("key", b"x", if_absent=True)
+    absent = Client(put_object=[refused, {}], head_object=[refusal(404, "404")], head_bucket=[{}])
+    assert make(monkeypatch, absent).write("key", b"x", if_absent=True)
 
 
 def test_two_writers_of_one_key_at_once_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +325,7 @@ def test_no_endpoint_means_a_name_per_bucket_and_an_endpoint_paths() -> None:
     aws = s3._make_client(StoreOptions(region="eu-central-1", credentials=credentials))
     own = s3._make_client(StoreOptions("http://localhost:1", credentials=credentials))
     assert aws.meta.region_name == "eu-central-1"
-    assert aws.meta.config.s3 == {}
-    assert own.meta.config.s3 == {"addressing_style": "path"}
+    assert aws.meta.config.s3 == {"payload_signing_enabled": False}
+    assert own.meta.config.s3 == {"payload_signing_enabled": False, "addressing_style": "path"}
     aws.close()
     own.close()
