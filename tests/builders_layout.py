@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
+from shardedmodel_runtime.formats.dtypes import tensor_bytes
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.parallelism import Parallelism
@@ -73,3 +74,18 @@ def shard(
     uri = f"{storage}/{summary.layout_hash}"
     with open_any(uri) as store:
         return summary, read_manifest(store), uri
+
+
+def missing_source_bytes(manifest: Manifest, finished: Collection[str]) -> int:
+    """What has to be read of a source for the objects that are not among ``finished``.
+
+    Of a tensor that is cut along its first dimension, the missing ranks' rows; of another, all.
+    """
+    total = 0
+    for name, tensor in manifest.tensors.items():
+        missing = [o for o in manifest.objects if name in o.tensors and o.key not in finished]
+        if tensor.dim == 0:
+            total += sum(item.tensors[name].nbytes for item in missing)
+        elif missing:
+            total += tensor_bytes(tensor.dtype, tensor.shape)
+    return total

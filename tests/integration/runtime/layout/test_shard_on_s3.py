@@ -20,12 +20,13 @@ from shardedmodel_runtime.errors import NotFound, SourceChanged
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.recombine import recombine_layout
+from shardedmodel_runtime.layout.records import record_key
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ShardProgress, ShardSummary
 from shardedmodel_runtime.storage.base import ObjectStore
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders_layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
 from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration
@@ -40,12 +41,19 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
     return folder, make_checkpoint(folder, config={"vocab_size": 320_000})
 
 
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
+    """300 MB: at two ranks each has several parts of its own."""
+    folder = tmp_path_factory.mktemp("several")
+    return folder, make_checkpoint(folder, config={"intermediate_size": 380_000})
+
+
 class Command:
     """``shardedmodel shard`` in a process of its own, as the Job's container runs it."""
 
-    def __init__(self, bucket: Bucket, source: str, *flags: str) -> None:
+    def __init__(self, bucket: Bucket, source: str, *flags: str, tensor: int = 1) -> None:
         command = [sys.executable, "-m", "shardedmodel_runtime", "shard", source]
-        command += [f"{bucket.uri}/shards", "--tensor", "1", "--json", *flags]
+        command += [f"{bucket.uri}/shards", "--tensor", str(tensor), "--json", *flags]
         for side in ("source", "storage"):
             command += [f"--{side}-endpoint-url", bucket.server.endpoint_url]
         self.process = subprocess.Popen(
@@ -63,10 +71,42 @@ class Command:
             assert time.monotonic() < deadline, "waited too long"
             time.sleep(0.01)
 
+    def wait_until_finished(self, bucket: Bucket, objects: int) -> None:
+        """Wait until so many objects have their records."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while len(records(bucket)) < objects:
+            assert self.process.poll() is None, self.end()
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.01)
+
+    def summary(self) -> ShardSummary:
+        """Wait; gives the summary of a run that succeeds."""
+        code, out, err = self.end()
+        assert code == 0, err
+        return ShardSummary.model_validate_json(out)
+
     def end(self) -> tuple[int, bytes, bytes]:
         """Wait; gives exit code and output."""
         out, err = self.process.communicate(timeout=WAIT_SECONDS)
         return self.process.returncode, out, err
+
+
+def records(bucket: Bucket) -> list[str]:
+    """Keys of the objects that have records: those that are finished, before the manifest is."""
+    suffix = record_key("")
+    return [
+        key.removesuffix(suffix)
+        for key in bucket.keys("shards/")
+        if key.endswith(suffix) and not key.endswith(MANIFEST_KEY)
+    ]
+
+
+def digests(bucket: Bucket, summary: ShardSummary) -> dict[str, str]:
+    """SHA-256 of each object of a layout that is verified first."""
+    with bucket.open(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}")) as store:
+        manifest = read_manifest(store)
+        assert verify_layout(store, manifest).problems == []
+    return {item.key: item.sha256 for item in manifest.objects}
 
 
 @pytest.fixture
@@ -74,8 +114,8 @@ def command() -> Iterator[Callable[..., Command]]:
     """Start commands that do not outlive the test."""
     started: list[Command] = []
 
-    def start(bucket: Bucket, source: str, *flags: str) -> Command:
-        started.append(Command(bucket, source, *flags))
+    def start(bucket: Bucket, source: str, *flags: str, tensor: int = 1) -> Command:
+        started.append(Command(bucket, source, *flags, tensor=tensor))
         return started[-1]
 
     yield start
@@ -192,18 +232,56 @@ def test_a_missing_storage_bucket_is_told_before_any_weight_is_read(
         shard(source, "s3://no-such-bucket/x", 2, bucket.open)
 
 
-def test_a_killed_job_leaves_no_manifest_and_the_next_one_heals(
-    bucket: Bucket, large: tuple[Path, Checkpoint], command: Callable[..., Command]
+@pytest.mark.parametrize("finished", [0, 1, 3])
+def test_a_killed_job_is_resumed_where_it_was(
+    bucket: Bucket,
+    tmp_path: Path,
+    several: tuple[Path, Checkpoint],
+    command: Callable[..., Command],
+    finished: int,
 ) -> None:
-    source = bucket.upload(large[0], "model")
-    killed = command(bucket, source)
+    folder, _ = several
+    undisturbed = shard(folder.as_uri(), tmp_path.as_uri(), 2)[1]
+    source = bucket.upload(folder, "model")
+    killed = command(bucket, source, tensor=2)
     killed.wait_until_uploading(bucket)
+    killed.wait_until_finished(bucket, finished)
     killed.process.send_signal(signal.SIGKILL)
     assert killed.end()[0] == -signal.SIGKILL
     assert not [key for key in bucket.keys("shards/") if key.endswith(MANIFEST_KEY)]
-    code, out, err = command(bucket, source).end()
-    assert code == 0, err
-    assert not ShardSummary.model_validate_json(out).reused
+    done = {key.split("/", 2)[2] for key in records(bucket)}
+    assert finished <= len(done) < len(undisturbed.objects)
+    summary = command(bucket, source, tensor=2).summary()
+    assert digests(bucket, summary) == {o.key: o.sha256 for o in undisturbed.objects}
+    assert summary.source_bytes_read == missing_source_bytes(undisturbed, done)
+    assert bucket.uploads() == []
+    assert records(bucket) == []
+
+
+def test_two_jobs_at_once_do_each_other_no_harm(
+    bucket: Bucket, several: tuple[Path, Checkpoint], command: Callable[..., Command]
+) -> None:
+    source = bucket.upload(several[0], "model")
+    jobs = [command(bucket, source, tensor=2) for _ in range(2)]
+    summaries = [job.summary() for job in jobs]
+    assert len({summary.manifest_uri for summary in summaries}) == 1
+    assert digests(bucket, summaries[0])
+    assert bucket.uploads() == []
+
+
+def test_three_workers_read_the_source_once_together(
+    bucket: Bucket, several: tuple[Path, Checkpoint], command: Callable[..., Command]
+) -> None:
+    folder, checkpoint = several
+    source = bucket.upload(folder, "model")
+    workers = ("--workers", "3", "--worker-index")
+    jobs = [command(bucket, source, *workers, str(index), tensor=1) for index in range(3)]
+    summaries = [job.summary() for job in jobs]
+    assert any(summary.complete for summary in summaries)
+    assert min(summary.source_bytes_read for summary in summaries) > 0
+    assert sum(summary.source_bytes_read for summary in summaries) == checkpoint.tensor_bytes
+    assert digests(bucket, summaries[0])
+    assert bucket.uploads() == []
 
 
 def test_a_terminated_job_publishes_nothing(

@@ -81,6 +81,19 @@ def test_every_byte_of_the_source_is_read_once(tmp_path: Path, checkpoint: Check
         assert source.bytes_read == checkpoint.tensor_bytes
 
 
+def test_sixty_four_ranks_are_written_in_one_pass_that_reads_every_byte_once(
+    tmp_path: Path,
+) -> None:
+    config = {"num_attention_heads": 64, "num_key_value_heads": 4, "hidden_size": 128}
+    checkpoint = make_checkpoint(tmp_path / "source", config=config)
+    with open_store(checkpoint.uri) as source, open_store((tmp_path / "out").as_uri()) as layout:
+        run, saver = make(checkpoint, layout, tensor=64, source=source)
+        assert len(saver.objects) == 65
+        assert len(saver.passes(saver.objects)) == 1
+        run.run()
+        assert source.bytes_read == checkpoint.tensor_bytes
+
+
 def test_more_ranks_than_the_budget_holds_are_written_in_several_passes(
     tmp_path: Path, checkpoint: Checkpoint
 ) -> None:

@@ -22,7 +22,7 @@ from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX, LocalStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders_layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
 
 SMALL_PARTS = 20_000
 """Bytes of a rank's part: the small Llama, at two ranks, then has several runs."""
@@ -96,20 +96,7 @@ def test_what_is_finished_is_neither_read_nor_written_again(
     assert digests(manifest) == digests(undisturbed)
     assert {key: (folder / key).stat().st_mtime_ns for key in done} == done
     assert len(done) == finished
-    assert summary.source_bytes_read == bytes_of(checkpoint, undisturbed, done.keys())
-
-
-def bytes_of(checkpoint: Checkpoint, manifest: Manifest, done: Any) -> int:
-    """What the rest needs: the missing ranks' rows, or the whole where all columns pass."""
-    total = 0
-    for name, tensor in manifest.tensors.items():
-        holders = [item for item in manifest.objects if name in item.tensors]
-        missing = [item for item in holders if item.key not in done]
-        if tensor.dim == 0:
-            total += sum(item.tensors[name].nbytes for item in missing)
-        elif missing:
-            total += len(checkpoint.tensors[name])
-    return total
+    assert summary.source_bytes_read == missing_source_bytes(undisturbed, done.keys())
 
 
 def test_records_are_gone_once_the_manifest_is_there(
