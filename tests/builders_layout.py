@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
-from shardedmodel_runtime.formats.dtypes import tensor_bytes
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.parallelism import Parallelism
@@ -81,11 +80,10 @@ def missing_source_bytes(manifest: Manifest, finished: Collection[str]) -> int:
 
     Of a tensor that is cut along its first dimension, the missing ranks' rows; of another, all.
     """
-    total = 0
-    for name, tensor in manifest.tensors.items():
-        missing = [o for o in manifest.objects if name in o.tensors and o.key not in finished]
-        if tensor.dim == 0:
-            total += sum(item.tensors[name].nbytes for item in missing)
-        elif missing:
-            total += tensor_bytes(tensor.dtype, tensor.shape)
-    return total
+    missing = [item for item in manifest.objects if item.key not in finished]
+    needed = {placed.name: 0 for item in missing for placed in manifest.placed(item)}
+    for item in missing:
+        for placed in manifest.placed(item):
+            by_rows = all(axis.dim == 0 for axis in placed.cut.axes)
+            needed[placed.name] += placed.nbytes if by_rows else placed.cut.nbytes
+    return sum(min(size, manifest.tensors[name].nbytes) for name, size in needed.items())

@@ -83,7 +83,7 @@ def test_a_large_rank_goes_on_in_a_next_object() -> None:
 def test_parts_of_one_number_hold_the_same_tensors_for_all_ranks() -> None:
     cuts = {f"w{number}": column(rows=2 * number + 1) for number in range(1, 30)}
     parts: dict[str, set[tuple[str, ...]]] = {}
-    for item in plan_objects(plan(**cuts), min_object_bytes=500):
+    for item in plan_objects(plan(TWO, **cuts), min_object_bytes=500):
         parts.setdefault(item.key.rpartition("/")[2], set()).add(item.names)
     assert len(parts) > 2
     assert all(len(names) == 1 for names in parts.values())
