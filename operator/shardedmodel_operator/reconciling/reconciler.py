@@ -20,6 +20,7 @@ from shardedmodel_operator.cluster.events import EventRecorder
 from shardedmodel_operator.cluster.reports import ReportClient
 from shardedmodel_operator.cluster.resources import MODELS, Object, resource_of
 from shardedmodel_operator.errors import ClusterAccessDenied, ClusterError, ObjectRejected
+from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.observed import Observed, report_targets
 from shardedmodel_operator.planning.plan import plan
 from shardedmodel_operator.planning.result import EventDraft, Plan
@@ -130,11 +131,13 @@ class Reconciler:
         planned: ShardedModelStatus,
         error: ClusterError,
     ) -> None:
-        """Say on the model why it cannot go on; the planner's Events speak of what was refused."""
+        """Say on the model what was reached, and why it cannot go on."""
         status = refused(planned, model.status, error, self.now())
         if worth_writing(model.status, status, self.written.get(key), self.now()):
             await self._write_status(key, body, status)
-            await self._record(body, EventDraft("Warning", error.reason, error.message))
+            reached = (e for e in transitions(model.status, status) if e.reason != error.reason)
+            for event in (*reached, EventDraft("Warning", error.reason, error.message)):
+                await self._record(body, event)
 
     async def _record(self, body: Object, event: EventDraft) -> None:
         logger.info("event %s: %s", event.reason, event.message)

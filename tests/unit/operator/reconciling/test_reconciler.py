@@ -10,7 +10,7 @@ import pytest
 from shardedmodel_operator.api.status import ShardedModelStatus, ShardingStatus
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.resources import JOBS, MODELS, PODS, Resource
-from shardedmodel_operator.errors import ClusterUnavailable, ObjectRejected
+from shardedmodel_operator.errors import ClusterAccessDenied, ClusterUnavailable, ObjectRejected
 from shardedmodel_operator.planning.observed import Observed, ReportTarget
 from shardedmodel_operator.planning.result import EventDraft, ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
@@ -143,6 +143,22 @@ def test_a_refusal_is_told_on_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     assert world.done == ["status", "event ObjectRejected"]
     stalled = next(c for c in world.status["conditions"] if c["type"] == "Stalled")
     assert "spec.bogus" in stalled["message"]
+
+
+def test_what_was_reached_is_told_also_when_the_next_step_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(ClusterAccessDenied("exceeded quota: count/statefulsets.apps"))
+    found = ShardingStatus(request_hash="a", layout_hash="b", unmatched_tensors=2)
+    sharded = NEW.model_copy(update={"sharding": found})
+    with pytest.raises(ClusterAccessDenied):
+        reconcile(world, with_model(), Plan(sharded, apply=(child_body(),)), monkeypatch)
+    assert world.done == [
+        "status",
+        "event Sharded",
+        "event TensorsReplicated",
+        "event ClusterAccessDenied",
+    ]
 
 
 def test_a_refusal_that_is_told_already_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
