@@ -20,6 +20,7 @@ LongText = Annotated[str, StringConstraints(max_length=MAX_URI)]
 Count = Annotated[int, Field(ge=0, le=INT32_MAX)]
 Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Rate = Annotated[float, Field(ge=0, description="Bytes per second.")]
 
 

@@ -22,6 +22,9 @@ ENDPOINT_PATTERN = r"^https?://[^/@]+(/[^@]*)?$"
 ENDPOINT_HINT = "is not a URL without credentials; use http://host:port or https://host"
 MAX_RULES = 256
 """Rules of one model: families have some twenty; the bound keeps Job arguments and CEL small."""
+MAX_SECONDS = 7 * 24 * 3600
+"""Longest time that a spec may ask for: a week is beyond any load, and a bound keeps typing errors
+in milliseconds from passing."""
 MAX_REPLICAS = 1024
 """Groups of one model: each is a StatefulSet, and above this a model wants several resources."""
 NOT_IN_RELEASE = "is not supported in this release; leave it out or set it to 1"
@@ -175,6 +178,24 @@ class Rollout(ApiModel):
     Recreate: the old goes first, for where GPUs are scarce."""
 
 
+class Restart(ApiModel):
+    """How often a group that cannot form is made anew as a whole.
+
+    A rank that ends is restarted by the kubelet, and its peers keep their weights; this is for
+    what that does not heal. A group whose pods wait for a node is never restarted.
+    """
+
+    max_restarts: Annotated[int, Field(ge=0, le=100)] = 5
+    """Restarts of one group in a window; after them it is Stalled, and its pods are kept."""
+    window_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = 3600
+    """Length of the window, from its first restart. A group that is ready when it ends starts
+    anew; one that used up its restarts stays Stalled until it is ready."""
+    base_delay_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = 10
+    """Wait before the first restart of a window; doubles with each."""
+    max_delay_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = 600
+    """Longest wait before a restart."""
+
+
 DIVIDES = (
     "!has(self.workers) || !has(self.workers.gpusPerPod) || (self.parallelism.tensor"
     " * self.parallelism.pipeline * self.parallelism.expert) % self.workers.gpusPerPod == 0"
@@ -209,5 +230,7 @@ class ShardedModelSpec(ApiModel):
     """The pods that hold the shards."""
     rollout: Rollout = Rollout()
     """How a new revision takes over."""
+    restart: Restart = Restart()
+    """How often a group that cannot form is made anew."""
     suspend: bool = False
     """Stop all rank pods and start no Job, but keep the shards and all objects."""

@@ -14,6 +14,7 @@ from shardedmodel_operator.api.base import (
     Rate,
     Seconds,
     ShortText,
+    Time,
 )
 
 MAX_RANKS = 64
@@ -56,7 +57,7 @@ class Condition(ApiModel):
     """The same for people: what, where, and what to do."""
     observed_generation: Annotated[int, Field(ge=-1)] = 0
     """Generation of the spec that this speaks of."""
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    last_transition_time: Time
     """When `status` changed last."""
 
 
@@ -97,6 +98,8 @@ class ShardingStatus(ApiModel):
     """Tensors that no rule matched, hence whole on every rank."""
     unmatched_bytes: Bytes = 0
     """Bytes of those tensors."""
+    pods_missing_since: Time | None = None
+    """When pods of the Job were first missed; absent while all of them exist."""
 
 
 class LoadStatus(ApiModel):
@@ -134,11 +137,23 @@ class GroupStatus(ApiModel):
     incarnation: Count = 0
     """How often the group formed anew."""
     restarts: Count = 0
-    """Restarts of its containers."""
+    """Restarts of the group as a whole in the present window, a scheduled one included."""
+    restarts_since: Time | None = None
+    """When that window began."""
+    restart_at: Time | None = None
+    """When the next restart is due; absent while none is scheduled."""
+    restart_of: Annotated[str, StringConstraints(max_length=64)] = ""
+    """UID of the StatefulSet that is made anew then."""
+    unready_since: Time | None = None
+    """Since when all its pods have begun to run without the group being ready."""
+    container_restarts: Count = 0
+    """Restarts of its containers by the kubelet."""
     ready_ranks: Count = 0
     """Ranks that are ready."""
     ranks: Count = 0
     """Ranks of the group."""
+    pods_missing_since: Time | None = None
+    """When pods of the group were first missed; absent while all of them exist."""
 
 
 class RankStatus(ApiModel):

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from shardedmodel_operator.api.status import MESSAGE_LIMIT, Condition, ShardedModelStatus
+from shardedmodel_operator.planning.observed import format_time
 
 ALWAYS = ("Ready", "Available", "Sharded", "Loaded", "GroupFormed")
 Truth = Literal["True", "False", "Unknown"]
@@ -62,7 +63,7 @@ def _condition(
     since = (
         before.last_transition_time
         if before is not None and before.status == claim.status
-        else now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        else format_time(now)
     )
     return Condition(
         type=kind,

@@ -56,6 +56,17 @@ def _groups(old: ShardedModelStatus, new: ShardedModelStatus) -> list[EventDraft
         for g in new.groups
         if (g.index, g.revision) not in known
     ]
+    counted = {(g.index, g.revision): g.restarts for g in old.groups}
+    drafts += [
+        EventDraft(
+            "Warning",
+            "GroupRestarting",
+            f"group {g.index} of revision {g.revision} cannot form and is made anew at "
+            f"{g.restart_at}: restart {g.restarts} since {g.restarts_since}",
+        )
+        for g in new.groups
+        if g.restart_at and g.restarts > counted.get((g.index, g.revision), 0)
+    ]
     if new.current_revision and new.current_revision != old.current_revision:
         was = f" instead of {old.current_revision}" if old.current_revision else ""
         drafts.append(

@@ -140,7 +140,7 @@ def _ended_fault(ended: Termination, container: ContainerStatus, place: str) -> 
         f"{place} ended with exit code {ended.exit_code}{_signal(ended.exit_code)}"
         + (f" after {container.restarts} restarts" if looping else "")
         + (f": {text}" if text else "; its log says more (kubectl logs --previous)"),
-        stalled=looping,
+        stalled=False,
         at=ended.finished_at,
     )
 

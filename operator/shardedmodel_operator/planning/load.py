@@ -13,7 +13,7 @@ from shardedmodel_operator.api.status import (
     LoadStatus,
     RankStatus,
 )
-from shardedmodel_operator.planning.groups import GroupView
+from shardedmodel_operator.planning.group_views import GroupView
 from shardedmodel_operator.planning.observed import Pod
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.report import RankReport
@@ -149,22 +149,33 @@ def _join_seconds(group: GroupView) -> float:
 
 
 def group_statuses(
-    groups: Iterable[GroupView], previous: Iterable[GroupStatus]
+    groups: Iterable[GroupView],
+    previous: Iterable[GroupStatus],
+    remade: Iterable[GroupStatus] = (),
 ) -> list[GroupStatus]:
-    """Every group, the oldest revision's first; incarnations survive a report that is missing."""
+    """Every group; of more than fit, the unready ones first. What no object tells is kept."""
     known = {(g.index, g.revision): g.incarnation for g in previous}
-    found = [
-        GroupStatus(
-            index=group.index,
-            revision=group.revision,
-            incarnation=group.report.incarnation
-            if group.report
-            else known.get((group.index, group.revision), 0),
-            restarts=sum(c.restarts for pod in group.pods for c in pod.containers),
-            ready_ranks=group.ready_pods * group.ranks_per_pod,
-            ranks=group.ranks,
-        )
-        for group in groups
-    ]
-    found.sort(key=lambda group: (group.index, group.revision))
-    return found[:MAX_GROUPS]
+    found = [_group_status(g, known.get((g.index, g.revision), 0)) for g in groups]
+    found += remade
+    if len(found) > MAX_GROUPS:
+        found.sort(key=lambda group: (group.ready_ranks == group.ranks, group.index))
+        found = found[:MAX_GROUPS]
+    return sorted(found, key=lambda group: (group.index, group.revision))
+
+
+def _group_status(group: GroupView, incarnation: int) -> GroupStatus:
+    restarts = group.restarts
+    return GroupStatus(
+        index=group.index,
+        revision=group.revision,
+        incarnation=group.report.incarnation if group.report else incarnation,
+        restarts=restarts.count,
+        restarts_since=restarts.window_start,
+        restart_at=restarts.due_at,
+        restart_of=restarts.set_uid,
+        unready_since=restarts.unready_since,
+        container_restarts=sum(c.restarts for pod in group.pods for c in pod.containers),
+        ready_ranks=group.ready_pods * group.ranks_per_pod,
+        ranks=group.ranks,
+        pods_missing_since=group.missing_since,
+    )

@@ -23,6 +23,11 @@ def parse_time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
+def format_time(at: datetime) -> str:
+    """Write a time as Kubernetes does: RFC 3339, in UTC, whole seconds."""
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def model_name(body: Body) -> str | None:
     """Name of the model that an object belongs to; None for objects that are not ours."""
     found: str | None = (body["metadata"].get("labels") or {}).get(labels.MODEL)
@@ -38,7 +43,8 @@ class Meta:
     labels: Mapping[str, str]
     created_at: datetime | None = None
     owner_uid: str = ""
-    deleting: bool = False
+    gone_by: datetime | None = None
+    """When an object that is on its way out should have gone: a pod's grace is counted in."""
 
     @classmethod
     def from_object(cls, body: Body) -> Meta:
@@ -55,8 +61,13 @@ class Meta:
             },
             created_at=parse_time(metadata.get("creationTimestamp")),
             owner_uid=next((o["uid"] for o in owners if o.get("controller")), ""),
-            deleting="deletionTimestamp" in metadata,
+            gone_by=parse_time(metadata.get("deletionTimestamp")),
         )
+
+    @property
+    def deleting(self) -> bool:
+        """Whether it is on its way out."""
+        return self.gone_by is not None
 
     @property
     def revision(self) -> str:
@@ -242,6 +253,17 @@ class StatefulSet:
     def from_object(cls, body: Body) -> StatefulSet:
         """Trim a StatefulSet; readiness is read from the pods themselves."""
         return cls(meta=Meta.from_object(body), replicas=body["spec"].get("replicas", 1))
+
+    @property
+    def ranks_per_pod(self) -> int:
+        """Ranks of one pod."""
+        return int(self.meta.labels.get(labels.RANKS_PER_POD, "1"))
+
+    def who(self, pod: Pod) -> str:
+        """The ranks that a pod of it holds, for messages."""
+        first = pod.ordinal * self.ranks_per_pod
+        last = first + self.ranks_per_pod - 1
+        return f"rank {first}" if first == last else f"ranks {first}-{last}"
 
 
 @dataclass(frozen=True, slots=True)

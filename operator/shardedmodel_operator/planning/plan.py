@@ -17,12 +17,8 @@ from typing import Any
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning.events import transitions
-from shardedmodel_operator.planning.groups import (
-    surplus,
-    taken_names,
-    view_groups,
-    wanted,
-)
+from shardedmodel_operator.planning.group_views import view_groups
+from shardedmodel_operator.planning.groups import surplus, taken_names, wanted
 from shardedmodel_operator.planning.job import shard_job
 from shardedmodel_operator.planning.load import tells_load
 from shardedmodel_operator.planning.observed import Job, Observed
@@ -52,7 +48,7 @@ def plan(model: ShardedModel, observed: Observed, settings: PlanSettings, now: d
     if model.deleting:
         return Plan(status=model.status)
     if model.spec is None:
-        groups = view_groups(model, None, None, observed, settings)
+        groups = view_groups(model, None, None, observed, settings, now)
         status = invalid_status(model, groups, now)
         return Plan(status=status, events=transitions(model.status, status))
     return _plan_valid(model, model.spec, observed, settings, now)
@@ -66,8 +62,8 @@ def _plan_valid(
     now: datetime,
 ) -> Plan:
     sharding = view_sharding(model, spec, observed, settings, now)
-    groups = view_groups(model, spec, sharding.layout, observed, settings)
-    seen = situation(model, spec, sharding, groups, settings, now)
+    groups = view_groups(model, spec, sharding.layout, observed, settings, now)
+    seen = situation(model, spec, sharding, groups)
     due = None if spec.suspend else relayout(sharding, seen.fault, settings)
     attempt = sharding.next_attempt
     if attempt is None and due is not None and now >= due:
@@ -83,7 +79,7 @@ def _plan_valid(
         status=status,
         apply=tuple(apply),
         delete=(
-            *surplus(model, spec, groups, observed),
+            *surplus(model, spec, groups, observed, now),
             *(_job_ref(model, job) for job in sharding.outdated),
         ),
         events=transitions(model.status, status),
@@ -109,15 +105,14 @@ def _requeue(
 ) -> float | None:
     """When to look again though nothing happens: to pull reports, or because time is due."""
     waits = []
-    deadlines = (seen.sharding.retry_at, due)
+    looks = (look for group in seen.groups.groups for look in group.looks)
+    deadlines = (seen.sharding.retry_at, seen.sharding.missing_due_at, due, *looks)
     waits += [max(0.0, (at - now).total_seconds()) for at in deadlines if at and at > now]
     if _moving(seen):
         waits.append(settings.poll_seconds)
     elif any(r.status.state == "ready" and not tells_load(r.status) for r in seen.ranks):
         # Ready, but nobody has told how it loaded yet.
         waits.append(settings.poll_seconds)
-    elif _pods_awaited(seen):
-        waits.append(settings.missing_pods_seconds)
     return min(waits, default=None)
 
 
@@ -127,11 +122,3 @@ def _moving(seen: Situation) -> bool:
     if sharding.job is not None and not sharding.job.finished and sharding.running:
         return True
     return any(pod.running and not pod.ready for group in seen.groups.focus for pod in group.pods)
-
-
-def _pods_awaited(seen: Situation) -> bool:
-    """Whether an object has no pods yet, which nothing but time will tell to be wrong."""
-    job = seen.sharding.job
-    if job is not None and not job.finished and not seen.sharding.running:
-        return True
-    return any(g.set.replicas > 0 and not g.pods for g in seen.groups.focus)

@@ -13,6 +13,7 @@ from shardedmodel_operator.api.status import ShardingStatus
 from shardedmodel_operator.planning.failures import Fault, pod_fault
 from shardedmodel_operator.planning.group import Layout
 from shardedmodel_operator.planning.job import template_hash
+from shardedmodel_operator.planning.missing import due_at, missing_fault, since
 from shardedmodel_operator.planning.observed import Job, Observed, Pod
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_runtime.errors import excerpt
@@ -39,6 +40,8 @@ class ShardingView:
     """When the next attempt is due; None when none is."""
     next_attempt: int | None = None
     """Attempt to create now."""
+    missing_due_at: datetime | None = None
+    """When pods of the Job that are missed are called missing."""
     outdated: tuple[Job, ...] = ()
     """Jobs to delete."""
 
@@ -79,7 +82,7 @@ def _view(
     now: datetime,
 ) -> ShardingView:
     job = jobs[-1] if jobs else None
-    status = _status_now(observed, job, _cached(model, request))
+    status = _status_now(observed, job, _cached(model, request), now)
     base = ShardingView(request, status, _layout(spec, status), job)
     if job is None:
         idle = base.layout is not None or spec.suspend
@@ -94,8 +97,10 @@ def _view(
     else:
         pods = observed.pods_of(job.meta)
         begun = any(pod.running or pod.ended for pod in pods)
-        fault = _running_fault(observed, jobs, pods, settings, now)
-        base = replace(base, running=begun, fault=fault)
+        missing = status.pods_missing_since
+        fault = _running_fault(observed, jobs, pods, missing, settings, now)
+        looks = due_at(missing, settings)
+        base = replace(base, running=begun, fault=fault, missing_due_at=looks)
     if spec.suspend:
         return base
     # A Job that runs may end well; one that cannot start, or failed, gives way to a mended spec.
@@ -105,7 +110,9 @@ def _view(
     return replace(base, retry_at=due)
 
 
-def _status_now(observed: Observed, job: Job | None, cached: ShardingStatus) -> ShardingStatus:
+def _status_now(
+    observed: Observed, job: Job | None, cached: ShardingStatus, now: datetime
+) -> ShardingStatus:
     """What status says of sharding: the Job's summary, else its progress, else what it said.
 
     The summary counts as soon as the pod has left it, a second before the Job is marked complete.
@@ -115,7 +122,9 @@ def _status_now(observed: Observed, job: Job | None, cached: ShardingStatus) -> 
     summary = _summary(observed, job)
     if summary is not None:
         return _status_of(summary, cached.request_hash, job.attempt)
-    status = cached.model_copy(update={"attempt": job.attempt})
+    missed = not job.finished and not any(p.meta.owner_uid == job.meta.uid for p in observed.pods)
+    missing = since(cached.pods_missing_since, missed, now)
+    status = cached.model_copy(update={"attempt": job.attempt, "pods_missing_since": missing})
     if job.finished:
         return status
     return _with_progress(status, observed.shard_progress.get(job.meta.name))
@@ -168,7 +177,12 @@ def _mute(observed: Observed, job: Job, who: str) -> Fault | None:
 
 
 def _running_fault(
-    observed: Observed, jobs: list[Job], pods: list[Pod], settings: PlanSettings, now: datetime
+    observed: Observed,
+    jobs: list[Job],
+    pods: list[Pod],
+    missing: str | None,
+    settings: PlanSettings,
+    now: datetime,
 ) -> Fault | None:
     """What keeps the latest attempt from running, or else what the one before failed of."""
     job = jobs[-1]
@@ -176,25 +190,11 @@ def _running_fault(
         fault = pod_fault(pod, f"pre-shard attempt {job.attempt}")
         if fault is not None:
             return fault
-    if not pods and missing_since(job.meta.created_at, settings, now):
-        return no_pods("Job", job.meta.name)
+    missed = missing_fault("Job", job.meta.name, (len(pods), 1), missing, settings, now)
+    if missed is not None:
+        return missed
     before = [j for j in jobs[:-1] if j.failed]
     return job_fault(observed, before[-1]) if before else None
-
-
-def missing_since(created: datetime | None, settings: PlanSettings, now: datetime) -> bool:
-    """Whether an object is old enough that its pods should exist."""
-    return created is not None and now - created >= timedelta(seconds=settings.missing_pods_seconds)
-
-
-def no_pods(kind: str, name: str) -> Fault:
-    """The fault of a controller that creates no pods; the API tells why in Events alone."""
-    return Fault(
-        "PodsNotCreated",
-        f"{kind} {name} has no pods: a quota or an admission controller may refuse them; "
-        f"kubectl describe {kind.lower()} {name} says which",
-        stalled=False,
-    )
 
 
 def _summary(observed: Observed, job: Job) -> ShardSummary | None:

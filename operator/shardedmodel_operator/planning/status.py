@@ -8,12 +8,12 @@ from typing import Any
 
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
-from shardedmodel_operator.api.status import Phase, ShardedModelStatus
+from shardedmodel_operator.api.status import GroupStatus, Phase, ShardedModelStatus
 from shardedmodel_operator.api.validation import describe
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.conditions import Claim, Claims, conditions
 from shardedmodel_operator.planning.failures import Fault, worst
-from shardedmodel_operator.planning.groups import GroupsView
+from shardedmodel_operator.planning.group_views import GroupsView
 from shardedmodel_operator.planning.load import (
     RankView,
     group_statuses,
@@ -22,7 +22,6 @@ from shardedmodel_operator.planning.load import (
     tells_load,
     view_ranks,
 )
-from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.sharding import ShardingView
 
 PROGRESS_SECONDS = 10.0
@@ -65,13 +64,10 @@ def situation(
     spec: ShardedModelSpec,
     sharding: ShardingView,
     groups: GroupsView,
-    settings: PlanSettings,
-    now: datetime,
 ) -> Situation:
     """Put together what status speaks of."""
     target = groups.of(groups.target)
-    faults = (group.fault(settings, now) for group in target)
-    fault = worst(fault for fault in faults if fault is not None)
+    fault = worst(group.fault for group in target if group.fault is not None)
     if fault is None or fault.reason == "LayoutNotFound":
         # What keeps the Job from making the layout comes before what misses it.
         fault = sharding.fault or fault
@@ -96,10 +92,23 @@ def status_of(seen: Situation, now: datetime) -> ShardedModelStatus:
         ready_replicas=_ready(groups),
         selector=labels.scale_selector(model.name),
         load=load_status(ranks, _wanted(seen), groups.focus, previous.load if same else None),
-        groups=group_statuses(groups.groups, previous.groups),
+        groups=group_statuses(groups.groups, previous.groups, _remade(seen)),
         ranks=listed_ranks(ranks),
         conditions=conditions(claims, previous, model.generation, now),
     )
+
+
+def _remade(seen: Situation) -> list[GroupStatus]:
+    """Groups of the target that do not exist at this moment: their restarts are remembered."""
+    target = seen.groups.target
+    there = {group.index for group in seen.groups.of(target)}
+    return [
+        known.model_copy(update={"ready_ranks": 0, "container_restarts": 0})
+        for known in seen.model.status.groups
+        if known.revision == target
+        and known.index < seen.spec.replicas
+        and known.index not in there
+    ]
 
 
 def invalid_status(model: ShardedModel, groups: GroupsView, now: datetime) -> ShardedModelStatus:
@@ -320,7 +329,7 @@ def _state(status: ShardedModelStatus) -> tuple[object, ...]:
         status.replicas,
         status.ready_replicas,
         (sharding.request_hash, sharding.attempt, sharding.layout_hash) if sharding else None,
-        [(g.index, g.revision, g.incarnation, g.restarts) for g in status.groups],
+        [(g.index, g.revision, g.incarnation, g.restarts, g.restart_at) for g in status.groups],
         [(c.type, c.status, c.reason) for c in status.conditions],
         all(tells_load(rank) for rank in status.ranks),
     )

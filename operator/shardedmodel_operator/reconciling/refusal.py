@@ -10,6 +10,7 @@ from datetime import datetime
 
 from shardedmodel_operator.api.status import Condition, ShardedModelStatus
 from shardedmodel_operator.errors import ClusterError
+from shardedmodel_operator.planning.observed import format_time
 
 STATUS_MESSAGE_LIMIT = 1024
 """Characters of the server's sentence that a condition carries."""
@@ -57,6 +58,6 @@ def _condition(
             "observed_generation": generation,
             "last_transition_time": before.last_transition_time
             if before is not None and same
-            else now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            else format_time(now),
         }
     )

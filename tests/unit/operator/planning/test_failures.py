@@ -109,10 +109,10 @@ CASES: list[tuple[PodBuilder, str, bool, str]] = [
     (
         a_pod().waiting("CrashLoopBackOff").ended(1, state="lastState").restarted(6),
         "CrashLoop",
-        True,
+        False,
         "ended with exit code 1 after 6 restarts",
     ),
-    (a_pod().running().ended(0, state="lastState").restarted(9), "CrashLoop", True, "exit code 0"),
+    (a_pod().running().ended(0, state="lastState").restarted(9), "CrashLoop", False, "exit code 0"),
     (
         a_pod().failed("Evicted", "The node was low on resource: memory."),
         "Evicted",

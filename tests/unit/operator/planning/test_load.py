@@ -6,7 +6,7 @@ import pytest
 
 from shardedmodel_operator.api.status import LoadStatus, RankStatus, ShardedModelStatus
 from shardedmodel_operator.planning import labels
-from shardedmodel_operator.planning.groups import GroupView
+from shardedmodel_operator.planning.group_views import GroupView
 from shardedmodel_operator.planning.load import (
     group_statuses,
     listed_ranks,

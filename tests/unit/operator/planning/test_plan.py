@@ -13,45 +13,14 @@ from tests.builders_operator import (
     summary,
 )
 from tests.simulated_cluster import SimulatedCluster
-
-
-def sharded(builder: ModelBuilder | None = None) -> SimulatedCluster:
-    cluster = SimulatedCluster(builder or ModelBuilder())
-    cluster.settle()
-    cluster.end_job("Complete", 0, summary().to_json())
-    cluster.settle()
-    return cluster
-
-
-def ready(builder: ModelBuilder | None = None) -> SimulatedCluster:
-    cluster = sharded(builder)
-    for name in cluster.names("StatefulSet"):
-        cluster.run_ranks(name)
-        cluster.reports[name] = group_report(name)
-    cluster.settle()
-    return cluster
-
-
-def change(cluster: SimulatedCluster, **workers: object) -> None:
-    """Change the pods that the spec asks for."""
-    cluster.builder.with_workers(**workers).at_generation(cluster.model.generation + 1)
-
-
-def reason(cluster: SimulatedCluster, kind: str = "Ready") -> str:
-    condition = cluster.model.status.condition(kind)
-    assert condition is not None
-    return condition.reason
-
-
-def message(cluster: SimulatedCluster, kind: str = "Ready") -> str:
-    condition = cluster.model.status.condition(kind)
-    assert condition is not None
-    return condition.message
-
-
-def event_reasons(cluster: SimulatedCluster) -> list[str]:
-    return [event.reason for event in cluster.events]
-
+from tests.unit.operator.planning.steps import (
+    change,
+    event_reasons,
+    message,
+    ready,
+    reason,
+    sharded,
+)
 
 # Pre-sharding
 

@@ -67,6 +67,22 @@ def _rank_fails(cluster: SimulatedCluster) -> None:
         pod.ended(6, failure("ChecksumMismatch"), at=cluster.now, state="lastState")
 
 
+def _rank_loops(cluster: SimulatedCluster) -> None:
+    for name in cluster.names("StatefulSet"):
+        pod = cluster.rank_pod(name, 0).running().waiting("CrashLoopBackOff").restarted(3)
+        pod.ended(5, failure("Unavailable", retryable=True), at=cluster.now, state="lastState")
+
+
+def _ranks_hang(cluster: SimulatedCluster) -> None:
+    for name in cluster.names("StatefulSet"):
+        cluster.run_ranks(name, ready=False)
+
+
+def _pod_leaves(cluster: SimulatedCluster) -> None:
+    for name in cluster.names("StatefulSet"):
+        cluster.rank_pod(name, 0).running().deleting()
+
+
 def _layout_lost(cluster: SimulatedCluster) -> None:
     for name in cluster.names("StatefulSet"):
         pod = cluster.rank_pod(name, 1).running()
@@ -101,6 +117,7 @@ DEEDS: list[Deed] = [
     _set(suspend=False),
     _set(rollout={"strategy": "Recreate"}),
     _set(rollout={"strategy": "Surge"}),
+    _set(restart={"maxRestarts": 1}),
     _set(parallelism={"tensor": 4}),
     _set(parallelism={"tensor": 2}),
     _set(parallelism={"tensor": 0}),
@@ -113,6 +130,9 @@ DEEDS: list[Deed] = [
     _ranks_ready,
     _ranks_ready,
     _rank_fails,
+    _rank_loops,
+    _ranks_hang,
+    _pod_leaves,
     _layout_lost,
     _pods_lost,
     _jobs_lost,
@@ -121,7 +141,7 @@ DEEDS: list[Deed] = [
     _wait,
 ]
 
-BREAKING = (_pods_lost, _rank_fails, _layout_lost)
+BREAKING = (_pods_lost, _rank_fails, _rank_loops, _ranks_hang, _pod_leaves, _layout_lost)
 """What takes readiness away by itself."""
 
 histories = st.lists(st.sampled_from(DEEDS), max_size=12)
