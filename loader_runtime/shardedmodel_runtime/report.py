@@ -7,6 +7,7 @@ Field names are camelCase on the wire, as in the resource's status.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from shardedmodel_runtime.errors import ShardedModelError
+
+logger = logging.getLogger(__name__)
 
 HTTP_PORT = 8080
 """Port of ``/healthz``, ``/readyz``, ``/metrics`` and ``/report`` in Job and rank pods."""
@@ -24,7 +27,7 @@ MASTER_PORT = 29500
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that the kubelet keeps of a termination message (Kubernetes API, Container)."""
 MESSAGE_LIMIT = 1024
-"""Characters of one human-readable message: four of them still fit a termination message."""
+"""Characters of one human-readable message, which a termination message mostly has room for."""
 REPORT_BYTES_LIMIT = 4 * 1024 * 1024
 """Largest report that the operator reads: 1,024 ranks at some 400 bytes, tenfold."""
 
@@ -52,9 +55,26 @@ class Termination(Wire):
     """Base of what a container leaves for the kubelet when it ends."""
 
     def leave_in(self, log: Path | None) -> None:
-        """Write to the termination log, of which the kubelet keeps 4 KiB; None: nowhere."""
-        if log is not None:
-            log.write_bytes(self.to_json().encode()[:TERMINATION_MESSAGE_LIMIT])
+        """Write to the termination log, of which the kubelet keeps 4 KiB; None: nowhere.
+
+        A log that cannot be written is told in the program's own log: the process ends with its
+        own exit code all the same.
+        """
+        if log is None:
+            return
+        try:
+            log.write_bytes(self.fitted().to_json().encode())
+        except OSError as error:
+            logger.error("cannot leave a termination message in %s: %s", log, error)
+
+    def fitted(self) -> Self:
+        """Give it in a form that the kubelet keeps whole: half a JSON text says nothing."""
+        return self
+
+    @property
+    def _excess(self) -> int:
+        """Bytes of the JSON text beyond what the kubelet keeps; at most 0 when it fits."""
+        return len(self.to_json().encode()) - TERMINATION_MESSAGE_LIMIT
 
 
 class Failure(Termination):
@@ -63,6 +83,14 @@ class Failure(Termination):
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
     message: Message
     retryable: bool = False
+
+    def fitted(self) -> Self:
+        """Shorten the message: a character takes up to six bytes of JSON."""
+        fitting = self
+        while fitting._excess > 0:
+            kept = len(fitting.message) - max(1, fitting._excess // 6) - 1
+            fitting = fitting.model_copy(update={"message": f"{fitting.message[:kept]}…"})
+        return fitting
 
     @classmethod
     def of(cls, error: ShardedModelError) -> Self:
@@ -113,6 +141,16 @@ class ShardSummary(Termination):
     )
     worker: int = Field(default=0, ge=0, description="which of the workers that share the work")
     unmatched: ReplicatedSummary = ReplicatedSummary(tensors=0, bytes=0)
+
+    def fitted(self) -> Self:
+        """Leave out examples, whose names are the checkpoint's own and may be long."""
+        fitting = self
+        while fitting._excess > 0 and fitting.unmatched.examples:
+            fewer = fitting.unmatched.model_copy(
+                update={"examples": fitting.unmatched.examples[:-1]}
+            )
+            fitting = fitting.model_copy(update={"unmatched": fewer})
+        return fitting
 
 
 class RankReport(Wire):

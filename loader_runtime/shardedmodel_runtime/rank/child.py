@@ -23,9 +23,14 @@ logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 60.0
 """A rank that said nothing for so long does not live: 120 reports are missing, which a busy node
 does not explain, but a deadlock does."""
+READY_SILENCE_SECONDS = 5.0
+"""A rank that said nothing for so long is not called ready: its peers call it lost by then."""
 LAST_WORDS_SECONDS = 2.0
-"""Between a rank's failure and its end: a read that hangs in the kernel may keep it from ending,
-and a rank that ended may have words in the pipe."""
+"""Between a rank's failure and its end: a read that hangs or a group whose peers are dead may keep
+it from ending, and a rank that ended may have words in the pipe."""
+KILL_SECONDS = 1.0
+"""For SIGKILL to end a process; one that the kernel holds, in a read of a dead file system, does
+not end, and must not keep its supervisor."""
 SIGNAL_EXIT_CODE = 128
 """What shells, and the kubelet, add to the number of the signal that ended a process."""
 
@@ -45,13 +50,15 @@ class Child:
         self.process = process
         self.message = RankMessage(rank=report)
         self._heard = time.monotonic()
+        self._failed_at: float | None = None
         self._reader = threading.Thread(target=self._read, args=(descriptor,), daemon=True)
         self._reader.start()
 
     @property
     def is_ready(self) -> bool:
-        """Whether the rank lives and says that it is ready."""
-        return self.is_healthy and self.message.rank.state == "ready"
+        """Whether the rank lives, says that it is ready, and said so lately."""
+        fresh = time.monotonic() - self._heard < READY_SILENCE_SECONDS
+        return fresh and self.is_healthy and self.message.rank.state == "ready"
 
     @property
     def is_healthy(self) -> bool:
@@ -61,25 +68,32 @@ class Child:
     @property
     def has_ended(self) -> bool:
         """Whether the process is gone, or told why it gives up and then hangs."""
-        silence = time.monotonic() - self._heard
-        hangs = self.message.failure is not None and silence > LAST_WORDS_SECONDS
+        failed_at = self._failed_at
+        hangs = failed_at is not None and time.monotonic() - failed_at > LAST_WORDS_SECONDS
         return hangs or self.process.poll() is not None
 
     def failure(self) -> tuple[Failure | None, int]:
         """Say how the process ended, once it has; see ``describe_end``."""
         if self.process.poll() is None:
-            self.process.kill()
+            kill(self.process)
         self._reader.join(LAST_WORDS_SECONDS)
-        return describe_end(self.message, self.process.wait())
+        status = self.process.poll()
+        return describe_end(self.message, -signal.SIGKILL if status is None else status)
 
     def _read(self, descriptor: int) -> None:
         with open(descriptor, "rb") as lines:
             for line in lines:
                 try:
-                    self.message = RankMessage.model_validate_json(line)
+                    self.hear(RankMessage.model_validate_json(line))
                 except ValidationError:
                     logger.error("not a message of a rank: %s", excerpt(repr(line)))
-                self._heard = time.monotonic()
+
+    def hear(self, message: RankMessage) -> None:
+        """Take what the rank said."""
+        self.message = message
+        self._heard = time.monotonic()
+        if message.failure is not None and self._failed_at is None:
+            self._failed_at = self._heard
 
 
 def spawn(
@@ -124,17 +138,16 @@ def describe_end(message: RankMessage, status: int) -> tuple[Failure | None, int
     Returns:
         The failure, None when it ended well; and the pod's exit code.
     """
+    if message.failure is not None:
+        return message.failure, message.exit_code
     if status == 0:
         return None, 0
     code = status if status > 0 else SIGNAL_EXIT_CODE - status
-    if message.failure is not None:
-        return message.failure, code
     rank = message.rank.rank
     if status > 0:
         text = f"rank {rank} ended with exit code {status} without saying why; see the log"
         return Failure(reason="RankFailed", message=text), code
-    name = signal.Signals(-status).name
-    text = f"rank {rank} was killed by {name}"
+    text = f"rank {rank} was killed by {_name_of(-status)}"
     if -status == signal.SIGKILL:
         peak = message.rank.peak_memory_bytes // 2**20
         text += (
@@ -142,3 +155,19 @@ def describe_end(message: RankMessage, status: int) -> tuple[Failure | None, int
             "report); raise workers.resources.limits.memory"
         )
     return Failure(reason="RankKilled", message=text, retryable=True), code
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and take its exit status, unless the kernel holds it."""
+    process.kill()
+    try:
+        process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        logger.error("process %d does not end by SIGKILL; it is left behind", process.pid)
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -193,6 +193,7 @@ class ModelDistributor:
         return report.model_copy(
             update={
                 "state": "ready" if ready else report.state,
+                "message": report.message or self._membership.trouble,
                 "bytes": progress.bytes,
                 "bytes_done": progress.bytes_done,
                 "bytes_read": self._loader.bytes_read,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
@@ -70,12 +70,17 @@ def await_all(
 
 def describe_missing(missing: list[int], world_size: int, seconds: float) -> str:
     """Say who did not arrive."""
-    names = ", ".join(str(rank) for rank in missing[:NAMED_MISSING])
-    more = f" and {len(missing) - NAMED_MISSING} more" if len(missing) > NAMED_MISSING else ""
     return (
-        f"{len(missing)} of {world_size} ranks are missing after {seconds:.0f} s: {names}{more}; "
-        "look at their pods"
+        f"{len(missing)} of {world_size} ranks are missing after {seconds:.0f} s: "
+        f"{name_ranks(missing)}; look at their pods"
     )
+
+
+def name_ranks(ranks: Sequence[int]) -> str:
+    """List ranks for a message, at most ``NAMED_MISSING`` of them by number."""
+    names = ", ".join(str(rank) for rank in ranks[:NAMED_MISSING])
+    more = len(ranks) - NAMED_MISSING
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def form(
@@ -86,6 +91,7 @@ def form(
     Raises:
         FormingFailed: a rank that had arrived was not there any more.
     """
+    leave()  # the group may have changed just when it was formed
     # A failed attempt leaves this counter raised, which is part of the keys under which ranks
     # find each other; a process that is new would look elsewhere than one that tried before.
     distributed_c10d._world.group_count = 0

@@ -107,3 +107,13 @@ def write_lost(store: Store, ranks: Iterable[int]) -> None:
 def read_lost(store: Store) -> list[int]:
     """Give the ranks that the group misses, as rank 0 sees it."""
     return [int(rank) for rank in read(store, "lost").split(",") if rank]
+
+
+def write_failure(store: Store, text: str) -> None:
+    """Tell all which rank gave up, and why; empty: none."""
+    store.set("failure", text)
+
+
+def read_failure(store: Store) -> str:
+    """Give why a rank gave up, as rank 0 knows it."""
+    return read(store, "failure")

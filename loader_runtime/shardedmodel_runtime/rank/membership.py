@@ -7,12 +7,14 @@ ranks report. The rank's main thread loads weights meanwhile and asks here where
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
-from shardedmodel_runtime.errors import GroupError
-from shardedmodel_runtime.rank.incarnations import Member, read_lost
+from shardedmodel_runtime.errors import GroupError, excerpt
+from shardedmodel_runtime.rank.group import name_ranks
+from shardedmodel_runtime.rank.incarnations import Member, read_failure, read_lost, write_failure
 from shardedmodel_runtime.rank.roster import Roster, read_arrivals, write_beat
 from shardedmodel_runtime.rank.store import Address, DistError, Store, connect
 from shardedmodel_runtime.report import RankReport
@@ -23,8 +25,12 @@ rank 0 serves 1,024 ranks some 8,000 small calls a second."""
 STALE_SECONDS = 5.0
 """Without an exchange for so long a rank does not call itself ready: ten beats."""
 
+LAST_BEATS_SECONDS = 2 * BEAT_SECONDS
+"""How long the store outlives a failure of rank 0: until each of the others has heard why."""
 STOP_SECONDS = 6.0
 """For the thread to end: a little more than one call to the store takes."""
+
+logger = logging.getLogger(__name__)
 
 
 class Membership:
@@ -54,6 +60,7 @@ class Membership:
         self._left: int | None = None
         self._error: GroupError | None = None
         self._lost: list[int] = []
+        self._failure = ""
         self._last_beat = 0.0
         self.roster = Roster(member.world_size) if member.rank == 0 else None
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
@@ -63,7 +70,9 @@ class Membership:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the group to itself."""
+        """Leave the group to itself; when rank 0 has failed, after the others have heard of it."""
+        if self.roster is not None and self._report().state == "failed":
+            self._stopping.wait(LAST_BEATS_SECONDS)
         self._stopping.set()
         self._thread.join(STOP_SECONDS)
 
@@ -77,6 +86,18 @@ class Membership:
         """Whether the store was heard lately and no rank is lost."""
         fresh = time.monotonic() - self._last_beat < STALE_SECONDS
         return fresh and self._incarnation is not None and not self._lost
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the group from being whole, as far as this rank knows; empty: nothing."""
+        if self.is_whole:
+            return ""
+        if self._incarnation is None:
+            known = f"; {self._failure}" if self._failure else ""
+            return f"waiting for rank 0's store at {self._address[0]}:{self._address[1]}{known}"
+        if self._failure:
+            return self._failure
+        return f"waiting for rank {name_ranks(self._lost)} to come back" if self._lost else ""
 
     def wait_joined(self) -> int:
         """Wait until the rank is a member, and give the incarnation.
@@ -114,6 +135,10 @@ class Membership:
                 self._follow(connect(self._address, self._timeout, self._stopping))
         except GroupError as error:
             self._publish(None, error)
+        except Exception as error:  # who waits for this thread must not wait for ever
+            logger.exception("rank %d lost touch with its group", self._member.rank)
+            text = f"cannot keep in touch with the group: {type(error).__name__}"
+            self._publish(None, GroupError(f"{text}: {excerpt(str(error))}"))
 
     def _follow(self, store: Store) -> None:
         """Join and beat until the store fails or the rank shall stop."""
@@ -129,12 +154,19 @@ class Membership:
         while not self._stopping.is_set() and self._member.is_current(store):
             if self._left == self._incarnation:
                 return
-            write_beat(store, self._member, self._report)
-            if self.roster is not None:
-                self.roster.refresh(store, time.monotonic())
-            self._lost = read_lost(store)
-            self._last_beat = time.monotonic()
+            self._beat(store)
             self._stopping.wait(BEAT_SECONDS)
+        if self._stopping.is_set():
+            self._beat(store)  # a rank that gives up has something to say
+
+    def _beat(self, store: Store) -> None:
+        write_beat(store, self._member, self._report)
+        if self.roster is not None:
+            self.roster.refresh(store, time.monotonic())
+            write_failure(store, self.roster.failure())
+        self._lost = read_lost(store)
+        self._failure = read_failure(store)
+        self._last_beat = time.monotonic()
 
     def _publish(self, incarnation: int | None, error: GroupError | None = None) -> None:
         with self._changed:

@@ -14,11 +14,16 @@ TICK_SECONDS = 0.5
 
 
 class RankMessage(Wire):
-    """One line: how the rank stands, what it knows of its group, why it gives up."""
+    """One line: how the rank stands, what it knows of its group, why it gives up.
+
+    ``exit_code`` is what a failure ends the process with, told beforehand: the process may have to
+    be killed, when what it still holds does not let it end.
+    """
 
     rank: RankReport
     group: GroupReport | None = None
     failure: Failure | None = None
+    exit_code: int = 0
 
 
 class Reporter:

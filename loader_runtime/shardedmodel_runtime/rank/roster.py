@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
+from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.rank.incarnations import Member, write_lost
 from shardedmodel_runtime.rank.store import Store
-from shardedmodel_runtime.report import RankReport, Wire
+from shardedmodel_runtime.report import MESSAGE_LIMIT, RankReport, Wire
 
 LOST_SECONDS = 5.0
 """A rank that has not beaten for so long is lost: ten beats, so that a busy node is not."""
@@ -80,6 +81,15 @@ class Roster:
         """Give the ranks that were heard once but not lately."""
         return [r for r, heard in sorted(self._heard.items()) if now - heard.at > LOST_SECONDS]
 
+    def failure(self) -> str:
+        """Say which rank gave up and why, for the first that said so; empty: none did."""
+        for rank, heard in sorted(self._heard.items()):
+            if heard.beat.report.state == "failed":
+                return excerpt(
+                    f"rank {rank} failed: {heard.beat.report.message}", MESSAGE_LIMIT // 2
+                )
+        return ""
+
     def reports(self) -> list[RankReport]:
         """Give every rank's last report; a lost one says so, one never heard is starting."""
         return [self._report(rank) for rank in range(self._world_size)]
@@ -88,7 +98,7 @@ class Roster:
         heard = self._heard.get(rank)
         if heard is None:
             return RankReport(rank=rank)
-        if rank in self._lost:
+        if rank in self._lost and heard.beat.report.state != "failed":
             message = f"no sign of life for {LOST_SECONDS:.0f} s"
             return heard.beat.report.model_copy(update={"state": "lost", "message": message})
         return heard.beat.report

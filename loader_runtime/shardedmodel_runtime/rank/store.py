@@ -2,14 +2,20 @@
 
 A TCPStore's calls block in C++ and cannot be interrupted, and its constructor waits longer than
 its timeout and logs a page for each attempt. So whether anybody listens is found out with a plain
-socket first, and each call gets ``CALL_TIMEOUT``.
+socket first. Its timeout covers waiting for keys alone: an answer that never comes, from a process
+that is stopped or a machine that vanished, is waited for until TCP gives up, a quarter of an hour.
+So the kernel is told to end reads and writes of its connection after ``CALL_TIMEOUT``.
 """
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from torch.distributed import (  # type: ignore[attr-defined]
@@ -24,7 +30,8 @@ from shardedmodel_runtime.errors import GroupError, excerpt
 __all__ = ["Address", "DistError", "PrefixStore", "Store", "connect", "host"]
 
 CALL_TIMEOUT = timedelta(seconds=5)
-"""Of one call: the store answers from memory, so this covers a busy node and little more."""
+"""Of one call, and of each answer within it: the store answers from memory, so this covers a busy
+node and little more."""
 PROBE_TIMEOUT_SECONDS = 1.0
 """Of one look whether somebody listens."""
 PROBE_PAUSE_SECONDS = 0.2
@@ -64,10 +71,64 @@ def connect(address: Address, timeout_seconds: float, stopping: threading.Event)
     while True:
         try:
             socket.create_connection(address, PROBE_TIMEOUT_SECONDS).close()
-            return TCPStore(*address, None, False, CALL_TIMEOUT, wait_for_workers=False)
+            return _open(address)
         except (OSError, DistError) as error:
             if time.monotonic() > deadline or stopping.wait(PROBE_PAUSE_SECONDS):
                 raise GroupError(
                     f"rank 0 is missing: its store at {address[0]}:{address[1]} could not be "
                     f"reached ({excerpt(str(error))}); look at its pod"
                 ) from error
+
+
+def _open(address: Address) -> Store:
+    """Make a client whose calls end by themselves.
+
+    Raises:
+        DistError: the store did not answer in time.
+    """
+    with _ending_when_late(address):
+        store = TCPStore(*address, None, False, CALL_TIMEOUT, wait_for_workers=False)
+    timeval = struct.pack("ll", int(CALL_TIMEOUT.total_seconds()), 0)  # socket(7)
+    for connection in _connections(address):
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connection.setsockopt(socket.SOL_SOCKET, option, timeval)
+    return store
+
+
+@contextmanager
+def _ending_when_late(address: Address) -> Iterator[None]:
+    """End this process's connections to the store when a block of code takes too long."""
+    watchdog = threading.Timer(CALL_TIMEOUT.total_seconds(), _shut_down, (address,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _shut_down(address: Address) -> None:
+    for connection in _connections(address):
+        with suppress(OSError):  # it may have ended meanwhile
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _connections(address: Address) -> Iterator[socket.socket]:
+    """Give this process's connections to an address; torch does not tell its descriptors."""
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    peers = {(str(place[0]), address[1]) for *_, place in found}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            copy = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue  # closed by another thread meanwhile
+        with copy, suppress(OSError):  # one that listens has no peer
+            if copy.family in (socket.AF_INET, socket.AF_INET6) and _peer_of(copy) in peers:
+                yield copy
+
+
+def _peer_of(connection: socket.socket) -> Address:
+    host, port, *_ = connection.getpeername()
+    return str(host).removeprefix("::ffff:"), int(port)  # torch's are of IPv6, for IPv4 too

@@ -17,7 +17,7 @@ from types import FrameType
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.http import ReportServer
-from shardedmodel_runtime.rank.child import Child, spawn
+from shardedmodel_runtime.rank.child import Child, kill, spawn
 from shardedmodel_runtime.rank.metrics import render
 from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.rank.options import Place, RankOptions
@@ -185,8 +185,7 @@ def end_all(processes: list[subprocess.Popen[bytes]]) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            kill(process)
 
 
 def reap_orphans(known: set[int]) -> None:

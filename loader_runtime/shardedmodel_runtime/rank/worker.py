@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from typing import NoReturn
 
 from shardedmodel_runtime.errors import GroupError, ShardedModelError, excerpt
@@ -39,14 +40,17 @@ def main(options: RankOptions, descriptor: int) -> int:
     status = RankStatus(rank, place.pod, place.node)
     reporter = Reporter(descriptor, lambda: RankMessage(rank=status.report()))
     reporter.start()
-    try:
-        _run(options, options.load_config(rank, local_rank), place, status, reporter)
-    except ShardedModelError as error:
-        failure, code = Failure.of(error), error.exit_code
-    except Exception as error:
-        logger.exception("rank %d failed", rank)
-        failure, code = describe_unexpected(error), UNEXPECTED_EXIT_CODE
-    report_failure(reporter, failure)
+    # Why comes before cleaning up, which may hang on what failed.
+    with ExitStack() as cleaning:
+        try:
+            config = options.load_config(rank, local_rank)
+            _run(options, config, place, status, reporter, cleaning)
+        except ShardedModelError as error:
+            failure, code = Failure.of(error), error.exit_code
+        except Exception as error:
+            logger.exception("rank %d failed", rank)
+            failure, code = describe_unexpected(error), UNEXPECTED_EXIT_CODE
+        report_failure(reporter, status, failure, code)
     reporter.stop()
     return code
 
@@ -57,30 +61,33 @@ def _run(
     place: Place,
     status: RankStatus,
     reporter: Reporter,
+    cleaning: ExitStack,
 ) -> None:
     with status.phase("start"):
         from shardedmodel_runtime.rank.distributor import ModelDistributor
         from shardedmodel_runtime.rank.entrypoint import resolve
     entrypoint = resolve(options.entrypoint) if options.entrypoint else None
-    with ModelDistributor(
-        config,
-        place=place,
-        backend=options.backend,
-        join_timeout_seconds=options.join_timeout_seconds,
-        status=status,
-    ) as distributor:
-        reporter.compose = lambda: RankMessage(
-            rank=distributor.report(), group=distributor.group_report()
+    distributor = cleaning.enter_context(
+        ModelDistributor(
+            config,
+            place=place,
+            backend=options.backend,
+            join_timeout_seconds=options.join_timeout_seconds,
+            status=status,
         )
-        distributor.run(entrypoint, lambda: end_for_change(reporter))
+    )
+    reporter.compose = lambda: RankMessage(
+        rank=distributor.report(), group=distributor.group_report()
+    )
+    distributor.run(entrypoint, lambda: end_for_change(reporter, status))
 
 
-def report_failure(reporter: Reporter, failure: Failure) -> None:
-    """Tell the supervisor why this rank gives up."""
-    message = reporter.compose()
-    report = message.rank.model_copy(update={"state": "failed", "message": failure.message})
-    reporter.compose = lambda: message.model_copy(update={"rank": report, "failure": failure})
-    reporter.send(reporter.compose())
+def report_failure(reporter: Reporter, status: RankStatus, failure: Failure, code: int) -> None:
+    """Tell the supervisor, and the group, why this rank gives up."""
+    status.update(state="failed", message=failure.message)
+    message = reporter.compose().model_copy(update={"failure": failure, "exit_code": code})
+    reporter.compose = lambda: message
+    reporter.send(message)
 
 
 def describe_unexpected(error: Exception) -> Failure:
@@ -89,10 +96,10 @@ def describe_unexpected(error: Exception) -> Failure:
     return Failure(reason="InternalError", message=f"unexpected {text}; see the log")
 
 
-def end_for_change(reporter: Reporter) -> NoReturn:
+def end_for_change(reporter: Reporter, status: RankStatus) -> NoReturn:
     """End a process whose entrypoint is running in a group that is no more."""
     error = GroupError("the group changed while the entrypoint was running; it begins anew")
-    report_failure(reporter, Failure.of(error))
+    report_failure(reporter, status, Failure.of(error), error.exit_code)
     os._exit(error.exit_code)  # the main thread is the user's, and may never come back
 
 

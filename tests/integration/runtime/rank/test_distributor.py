@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ import torch.distributed as dist
 
 from shardedmodel_runtime.errors import GroupError
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.rank import group
+from shardedmodel_runtime.rank import group, membership
 from shardedmodel_runtime.rank.distributor import FORM_ATTEMPTS, ModelDistributor
 from shardedmodel_runtime.rank.entrypoint import RankContext
 from shardedmodel_runtime.rank.incarnations import Member
 from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.rank.options import Place
-from shardedmodel_runtime.rank.store import connect
+from shardedmodel_runtime.rank.store import Store, connect
 from tests.builders_pods import eventually, free_port
 from tests.builders_rank_layout import Layout, raw, write_layout
 
@@ -140,6 +141,44 @@ def test_a_peer_that_arrived_and_left_fails_the_forming(
         store = connect(("127.0.0.1", port), 5, threading.Event())
         with pytest.raises(group.FormingFailed, match="incarnation 0"):
             group.form(Member(0, 2), store, 0, "gloo", torch.device("cpu"))
+
+
+def test_a_group_that_changes_just_when_it_was_formed_is_formed_anew(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = group.form
+
+    def form_and_change(member: Member, store: Store, incarnation: int, *rest: Any) -> None:
+        form(member, store, incarnation, *rest)
+        if incarnation == 0:
+            rank._membership.leave(0)
+
+    monkeypatch.setattr(group, "form", form_and_change)
+    with distributor(write_layout(tmp_path, 1), port) as rank:
+        rank.load()
+        assert rank.form() == 1
+
+
+def test_an_unexpected_end_of_keeping_in_touch_is_told(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise UnicodeError("label empty or too long")
+
+    monkeypatch.setattr(membership, "connect", fail)
+    with (
+        distributor(write_layout(tmp_path, 1), port) as rank,
+        pytest.raises(GroupError, match="UnicodeError: label empty"),
+    ):
+        rank.load()
+
+
+def test_a_rank_that_waits_says_for_what(tmp_path: Path, port: int) -> None:
+    with distributor(write_layout(tmp_path, 2), port, rank=1) as rank:
+        eventually(
+            lambda: rank.report().message == f"waiting for rank 0's store at 127.0.0.1:{port}",
+            "told",
+        )
 
 
 def in_background(run: Callable[[], None]) -> list[BaseException]:

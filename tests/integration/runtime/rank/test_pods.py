@@ -110,6 +110,20 @@ def test_a_corrupt_block_ends_the_rank_which_is_never_ready(tmp_path: Path, run:
     assert (code, failure.reason, failure.retryable) == (6, "ChecksumMismatch", False)
 
 
+def test_other_ranks_tell_why_rank_0_gave_up(tmp_path: Path, run: Run) -> None:
+    layout = write_layout(tmp_path / "layout", 2)
+    path = layout.object_path(0)
+    data = bytearray(path.read_bytes())
+    data[BLOCK_BYTES] ^= 1
+    path.write_bytes(data)
+    group = run(layout)
+    assert group.pods[0].failure()[1].reason == "ChecksumMismatch"
+    eventually(
+        lambda: "waiting for rank 0's store" in group.pods[1].report.ranks[0].message, "told"
+    )
+    assert "rank 0 failed: " in group.pods[1].report.ranks[0].message
+
+
 def test_sigterm_ends_a_pod_within_five_seconds(tmp_path: Path, run: Run) -> None:
     group = run(write_layout(tmp_path / "layout", 1))
     group.wait_ready()

@@ -39,6 +39,26 @@ def test_a_rank_that_stops_beating_is_lost() -> None:
     assert (states(roster), read_lost(store)) == (["ready", "lost"], [1])
 
 
+def test_a_rank_that_gave_up_says_why_also_when_it_is_gone() -> None:
+    store, roster = HashStore(), Roster(2)
+    report = RankReport(rank=1, state="failed", message="block 7 differs")
+    write_beat(store, Member(1, 2), lambda: report)
+    roster.refresh(store, now=0)
+    roster.refresh(store, now=LOST_SECONDS + 1)
+    assert (states(roster)[1], roster.failure()) == ("failed", "rank 1 failed: block 7 differs")
+    assert read_lost(store) == [1]
+
+
+def test_a_rank_that_replaced_a_failed_one_takes_its_failure_away() -> None:
+    store, roster = HashStore(), Roster(2)
+    report = RankReport(rank=1, state="failed", message="block 7 differs")
+    write_beat(store, Member(1, 2), lambda: report)
+    roster.refresh(store, now=0)
+    beat(store, 1, "loading")
+    roster.refresh(store, now=1)
+    assert roster.failure() == ""
+
+
 def test_a_lost_rank_that_beats_again_is_back() -> None:
     store, roster = HashStore(), Roster(2)
     beat(store, 1)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from shardedmodel_runtime.rank.options import Place, RankOptions
 from shardedmodel_runtime.rank.pipe import RankMessage
 from shardedmodel_runtime.rank.supervisor import Supervisor, group_environment, merge_reports
 from shardedmodel_runtime.report import (
-    TERMINATION_MESSAGE_LIMIT,
     Failure,
     GroupReport,
     RankReport,
@@ -41,7 +39,7 @@ def start(code: str, said: RankMessage | None = None, pipe: bytes = b"") -> Chil
     process = subprocess.Popen([sys.executable, "-S", "-c", code])
     child = Child(RankReport(rank=0), process, reading)
     if said is not None:
-        child.message = said
+        child.hear(said)
     return child
 
 
@@ -124,6 +122,15 @@ def test_a_rank_that_fell_silent_is_not_healthy(monkeypatch: pytest.MonkeyPatch)
     end(child)
 
 
+def test_a_rank_that_fell_silent_is_not_ready_long_before_it_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = start(WAITS, message(0, "ready"))
+    monkeypatch.setattr(child_module, "READY_SILENCE_SECONDS", 0.0)
+    assert (child.is_healthy, child.is_ready) == (True, False)
+    end(child)
+
+
 def test_what_is_no_message_is_passed_over() -> None:
     said = message(0, "loading").to_json().encode()
     child = start("", pipe=b"noise\n" + said + b"\n")
@@ -135,29 +142,21 @@ def test_what_is_no_message_is_passed_over() -> None:
 def test_a_rank_that_told_its_failure_and_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_module, "LAST_WORDS_SECONDS", 0.0)
     told = Failure.of(ChecksumMismatch("block 1"))
-    child = start(WAITS, message(0, "failed").model_copy(update={"failure": told}))
+    update = {"failure": told, "exit_code": 6}
+    child = start(WAITS, message(0, "failed").model_copy(update=update))
     assert child.has_ended
-    assert child.failure()[0] == told
+    assert child.failure() == (told, 6)
+
+
+def test_a_rank_that_told_its_failure_has_a_moment_to_end_by_itself() -> None:
+    told = Failure.of(ChecksumMismatch("block 1"))
+    child = start(WAITS, message(0, "failed").model_copy(update={"failure": told}))
+    assert not child.has_ended
+    end(child)
 
 
 def test_a_pod_without_ranks_yet_is_not_ready() -> None:
     assert not Supervisor(OPTIONS, Place()).is_ready()
-
-
-def test_a_failure_is_left_for_the_kubelet(tmp_path: Path) -> None:
-    failure = Failure.of(ChecksumMismatch("block 1 differs"))
-    failure.leave_in(tmp_path / "log")
-    assert json.loads((tmp_path / "log").read_text())["reason"] == "ChecksumMismatch"
-
-
-def test_the_longest_failure_fits_a_termination_message() -> None:
-    failure = Failure.of(ChecksumMismatch("x" * 5000))
-    assert len(failure.to_json().encode()) <= TERMINATION_MESSAGE_LIMIT
-
-
-def test_without_a_termination_log_nothing_is_written(tmp_path: Path) -> None:
-    Failure.of(ChecksumMismatch("x")).leave_in(None)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

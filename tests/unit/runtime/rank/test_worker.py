@@ -4,15 +4,16 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from shardedmodel_runtime.errors import ConfigurationError
-from shardedmodel_runtime.rank import entrypoint, worker
+from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError
+from shardedmodel_runtime.rank import distributor, entrypoint, worker
+from shardedmodel_runtime.rank.distributor import ModelDistributor
 from shardedmodel_runtime.rank.options import RankOptions
 from shardedmodel_runtime.rank.pipe import RankMessage, Reporter
-from shardedmodel_runtime.report import RankReport
+from shardedmodel_runtime.rank.status import RankStatus
 
 
 def run(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[int, list[RankMessage]]:
@@ -33,6 +34,33 @@ def test_an_entrypoint_that_is_not_there_is_told_before_anything_is_loaded(
     failure = messages[-1].failure
     assert failure is not None
     assert (code, failure.reason, messages[-1].rank.state) == (2, "ConfigurationError", "failed")
+    assert messages[-1].exit_code == code
+
+
+def test_a_failure_is_told_before_cleaning_up_which_may_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    tell = worker.report_failure
+
+    class Distributor(ModelDistributor):
+        def __exit__(self, *_: object) -> None:
+            order.append("cleaned up")
+
+        def __enter__(self) -> Self:
+            return self
+
+        def run(self, *_: object) -> None:
+            raise ChecksumMismatch("block 1")
+
+    def told(*arguments: Any) -> None:
+        tell(*arguments)
+        order.append("told")
+
+    monkeypatch.setattr(distributor, "ModelDistributor", Distributor)
+    monkeypatch.setattr(worker, "report_failure", told)
+    assert run(monkeypatch)[0] == ChecksumMismatch.exit_code
+    assert order == ["told", "cleaned up"]
 
 
 def test_a_bug_is_an_internal_error_that_points_to_the_log(
@@ -60,8 +88,10 @@ def test_a_group_that_changed_ends_a_process_with_an_entrypoint(
 
     monkeypatch.setattr(os, "_exit", end)
     reading, writing = os.pipe()
+    status = RankStatus(0)
+    reporter = Reporter(writing, lambda: RankMessage(rank=status.report()))
     with pytest.raises(Ended, match="7"):
-        worker.end_for_change(Reporter(writing, lambda: RankMessage(rank=RankReport(rank=0))))
+        worker.end_for_change(reporter, status)
     os.close(writing)
     with open(reading, "rb") as pipe:
         message = RankMessage.model_validate_json(pipe.readline())

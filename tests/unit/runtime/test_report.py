@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardedmodel_runtime.errors import ChecksumMismatch
+from shardedmodel_runtime.report import (
+    MESSAGE_LIMIT,
+    TERMINATION_MESSAGE_LIMIT,
+    Failure,
+    ReplicatedSummary,
+    ShardSummary,
+)
+
+
+def test_a_failure_is_left_for_the_kubelet(tmp_path: Path) -> None:
+    failure = Failure.of(ChecksumMismatch("block 1 differs"))
+    failure.leave_in(tmp_path / "log")
+    assert Failure.model_validate_json((tmp_path / "log").read_bytes()) == failure
+
+
+@pytest.mark.parametrize("character", ["x", "é", "漢", "🂡", "\x01", '"'])
+def test_the_longest_failure_stays_whole_within_what_the_kubelet_keeps(
+    tmp_path: Path, character: str
+) -> None:
+    Failure.of(ChecksumMismatch(character * 5000)).leave_in(tmp_path / "log")
+    kept = (tmp_path / "log").read_bytes()[:TERMINATION_MESSAGE_LIMIT]
+    failure = Failure.model_validate_json(kept)
+    assert failure.reason == "ChecksumMismatch"
+    assert failure.message.startswith(character * (MESSAGE_LIMIT // 2))
+
+
+def test_a_summary_with_endless_names_leaves_out_examples(tmp_path: Path) -> None:
+    unmatched = ReplicatedSummary(tensors=5, bytes=1, examples=["名" * 1000] * 5)
+    summary = ShardSummary(
+        layout_hash="0123abcd",
+        manifest_uri="s3://shards/0123abcd/manifest.json",
+        objects=1,
+        bytes=1,
+        source_bytes=1,
+        source_bytes_read=1,
+        max_rank_bytes=1,
+        seconds=1,
+        peak_memory_bytes=1,
+        unmatched=unmatched,
+    )
+    summary.leave_in(tmp_path / "log")
+    kept = ShardSummary.model_validate_json((tmp_path / "log").read_bytes())
+    assert (kept.unmatched.tensors, len(kept.unmatched.examples)) == (5, 1)
+
+
+def test_without_a_termination_log_nothing_is_written(tmp_path: Path) -> None:
+    Failure.of(ChecksumMismatch("x")).leave_in(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_the_failure_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Failure.of(ChecksumMismatch("x")).leave_in(tmp_path / "missing" / "log")
+    assert "cannot leave a termination message" in caplog.text
