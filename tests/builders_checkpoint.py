@@ -193,6 +193,13 @@ class MemoryStore(CountingStore):
         self._request("read", key, self._info(key).size)
         return self.objects[key]
 
+    def read_head(self, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
+        """Describe an object and read its beginning."""
+        self.log.append(("read_head", key))
+        info = self._info(key)
+        self._count(requests=1, received=min(info.size, limit))
+        return info, self.objects[key][:limit]
+
     def read_range(
         self, key: str, start: int, into: memoryview, *, digest: str | None = None
     ) -> None:

@@ -1,7 +1,7 @@
 """``CheckpointMetadata``: what is known of a checkpoint without its weights.
 
-Read from the configuration, the index and the safetensors headers alone, by ranged reads in
-parallel; two requests to an object (describe and read) unless its header is unusually long.
+Read from the configuration, the index and the safetensors headers alone, in parallel; one request
+to an object, whose answer tells size and digest as well, unless its header is unusually long.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from shardedmodel_runtime.errors import (
     InvalidIndex,
@@ -36,7 +37,8 @@ from shardedmodel_runtime.formats.safetensors import (
     header_length,
     parse_header,
 )
-from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore
+from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore, too_large
+from shardedmodel_runtime.storage.uri import join_uri
 
 FIRST_READ_BYTES = 256 * 1024
 """Holds the whole header of almost every published file, so one ranged read is enough."""
@@ -44,9 +46,11 @@ HEADER_THREADS = 8
 """Headers are small and far: latency, not bandwidth, is what parallel reads hide."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceTensor:
-    """One tensor of a checkpoint: ``start`` and ``end`` are bytes from its object's beginning."""
+class SourceTensor(NamedTuple):
+    """One tensor of a checkpoint: ``start`` and ``end`` are bytes from its object's beginning.
+
+    A tuple, because large models have hundreds of thousands of them.
+    """
 
     name: str
     dtype: str
@@ -94,25 +98,25 @@ class CheckpointMetadata:
             InvalidSafetensors: a file's header breaks the format.
             CheckpointError: the configuration is unusable.
         """
-        config_info = store.describe(CONFIG_KEY)
-        config = parse_config(
-            store.read(CONFIG_KEY, limit=CONFIG_BYTES_LIMIT, digest=config_info.digest)
+        config_info, config = _read_small(store, CONFIG_KEY, CONFIG_BYTES_LIMIT)
+        model = parse_config(config)
+        try:
+            index_info, index = _read_small(store, INDEX_KEY, INDEX_BYTES_LIMIT)
+        except NotFound:
+            objects, headers = _read_without_index(store)
+            return cls(model, objects, (config_info,), _tensors(headers))
+        weight_map = parse_index(index)
+        try:
+            objects, headers = _read_headers(store, sorted(set(weight_map.values())))
+        except NotFound as e:
+            raise InvalidIndex(
+                f"{INDEX_KEY}: names a file that is not there: {e.message}; upload the whole folder"
+            ) from e
+        check_index(
+            weight_map,
+            {key: [entry.name for entry in header.tensors] for key, header in headers.items()},
         )
-        index_info = _describe_if_there(store, INDEX_KEY)
-        if index_info is not None:
-            data = store.read(INDEX_KEY, limit=INDEX_BYTES_LIMIT, digest=index_info.digest)
-            weight_map = parse_index(data)
-            objects = _files_of_index(store, weight_map)
-            headers = _read_headers(store, objects)
-            check_index(
-                weight_map,
-                {key: [entry.name for entry in header.tensors] for key, header in headers.items()},
-            )
-        else:
-            objects = _files_without_index(store)
-            headers = _read_headers(store, objects)
-        described = (config_info, *((index_info,) if index_info else ()))
-        return cls(config, objects, described, _tensors(headers))
+        return cls(model, objects, (config_info, index_info), _tensors(headers))
 
     def to_json(self) -> str:
         """Serialise; :meth:`from_json` gives an equal object back."""
@@ -121,7 +125,7 @@ class CheckpointMetadata:
                 "config": asdict(self.config),
                 "objects": [asdict(item) for item in self.objects],
                 "described": [asdict(item) for item in self.described],
-                "tensors": [asdict(tensor) for tensor in self.tensors.values()],
+                "tensors": [tensor._asdict() for tensor in self.tensors.values()],
             }
         )
 
@@ -140,35 +144,31 @@ class CheckpointMetadata:
         )
 
 
-def _describe_if_there(store: ObjectStore, key: str) -> ObjectInfo | None:
+Headers = dict[str, Header]
+"""Each file's header, by key."""
+
+
+def _read_small(store: ObjectStore, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
+    info, data = store.read_head(key, limit)
+    if info.size > limit:
+        raise too_large(join_uri(store.uri, key), info.size, limit)
+    return info, data
+
+
+def _read_without_index(store: ObjectStore) -> tuple[tuple[ObjectInfo, ...], Headers]:
     try:
-        return store.describe(key)
+        info, header = _read_header(store, SINGLE_KEY)
+        return (info,), {SINGLE_KEY: header}
     except NotFound:
-        return None
+        return _read_headers(store, _listed_files(store))
 
 
-def _files_of_index(store: ObjectStore, weight_map: Mapping[str, str]) -> tuple[ObjectInfo, ...]:
-    def describe(key: str) -> ObjectInfo:
-        try:
-            return store.describe(key)
-        except NotFound as e:
-            raise InvalidIndex(
-                f"{INDEX_KEY}: names {excerpt(key)}, which is not there; upload the whole folder"
-            ) from e
-
-    with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="describe") as pool:
-        return tuple(pool.map(describe, sorted(set(weight_map.values()))))
-
-
-def _files_without_index(store: ObjectStore) -> tuple[ObjectInfo, ...]:
-    single = _describe_if_there(store, SINGLE_KEY)
-    if single is not None:
-        return (single,)
-    found = sorted(store.list(), key=lambda info: info.key)
-    files = tuple(info for info in found if info.key.endswith(".safetensors"))
+def _listed_files(store: ObjectStore) -> list[str]:
+    found = sorted(info.key for info in store.list())
+    files = [key for key in found if key.endswith(".safetensors")]
     if files:
         return files
-    pickles = [info.key for info in found if info.key.endswith(PICKLE_SUFFIXES)]
+    pickles = [key for key in found if key.endswith(PICKLE_SUFFIXES)]
     if pickles:
         raise PickleCheckpoint(
             f"{store.uri}: holds only pickles ({excerpt(pickles[0])}), which can run code and are "
@@ -177,26 +177,24 @@ def _files_without_index(store: ObjectStore) -> tuple[ObjectInfo, ...]:
     raise NotFound(f"{store.uri}: holds no .safetensors file")
 
 
-def _read_headers(store: ObjectStore, objects: Sequence[ObjectInfo]) -> dict[str, Header]:
+def _read_headers(
+    store: ObjectStore, keys: Sequence[str]
+) -> tuple[tuple[ObjectInfo, ...], Headers]:
     with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
-        headers = pool.map(lambda info: _read_header(store, info), objects)
-        return {info.key: header for info, header in zip(objects, headers, strict=True)}
+        found = list(pool.map(lambda key: _read_header(store, key), keys))
+    return tuple(info for info, _ in found), {info.key: header for info, header in found}
 
 
-def _read_header(store: ObjectStore, info: ObjectInfo) -> Header:
-    label = f"{store.uri}/{info.key}"
-    beginning = _read_bytes(store, info, 0, min(info.size, FIRST_READ_BYTES))
-    end = LENGTH_BYTES + header_length(beginning, info.size, name=label)
-    if end > len(beginning):
-        beginning += _read_bytes(store, info, len(beginning), end - len(beginning))
-    return parse_header(beginning[:end], info.size, name=label)
-
-
-def _read_bytes(store: ObjectStore, info: ObjectInfo, start: int, count: int) -> bytes:
-    buffer = bytearray(count)
-    if count:
-        store.read_range(info.key, start, memoryview(buffer), digest=info.digest)
-    return bytes(buffer)
+def _read_header(store: ObjectStore, key: str) -> tuple[ObjectInfo, Header]:
+    label = join_uri(store.uri, key)
+    info, data = store.read_head(key, FIRST_READ_BYTES)
+    end = LENGTH_BYTES + header_length(data, info.size, name=label)
+    if end > len(data):
+        whole = bytearray(end)
+        whole[: len(data)] = data
+        store.read_range(key, len(data), memoryview(whole)[len(data) :], digest=info.digest)
+        return info, parse_header(whole, info.size, name=label)
+    return info, parse_header(data, info.size, name=label)
 
 
 def _tensors(headers: Mapping[str, Header]) -> dict[str, SourceTensor]:

@@ -11,7 +11,9 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from shardedmodel_runtime.errors import InvalidSafetensors, excerpt
 from shardedmodel_runtime.formats.dtypes import MAX_OFFSET, tensor_bytes
@@ -31,11 +33,15 @@ MAX_DIMENSIONS = 64
 DATA_ALIGNMENT = 4096
 """The data section begins on a page, so that it can be mapped and read directly."""
 METADATA_KEY = "__metadata__"
+SHAPES_REMEMBERED = 4096
+"""Shapes whose size is computed once: a model has tens, however many layers and experts."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """One tensor: its offsets in bytes, half-open, relative to the data section."""
+class TensorEntry(NamedTuple):
+    """One tensor: its offsets in bytes, half-open, relative to the data section.
+
+    A tuple, because large models have hundreds of thousands of them.
+    """
 
     name: str
     dtype: str
@@ -53,7 +59,7 @@ class Header:
     data_start: int
 
 
-def header_length(prefix: bytes, file_size: int, *, name: str = "file") -> int:
+def header_length(prefix: bytes | bytearray, file_size: int, *, name: str = "file") -> int:
     """Read the header's length from a file's first 8 bytes.
 
     Raises:
@@ -73,7 +79,7 @@ def header_length(prefix: bytes, file_size: int, *, name: str = "file") -> int:
     return int(length)
 
 
-def parse_header(data: bytes, file_size: int, *, name: str = "file") -> Header:
+def parse_header(data: bytes | bytearray, file_size: int, *, name: str = "file") -> Header:
     """Parse the length and header at the beginning of a file of ``file_size`` bytes.
 
     Args:
@@ -85,15 +91,15 @@ def parse_header(data: bytes, file_size: int, *, name: str = "file") -> Header:
         InvalidSafetensors: any rule of the format is broken; names the tensor and the value.
     """
     length = header_length(data, file_size, name=name)
-    text = data[LENGTH_BYTES : LENGTH_BYTES + length]
+    text = memoryview(data)[LENGTH_BYTES : LENGTH_BYTES + length]
     if len(text) < length:
         raise InvalidSafetensors(f"{name}: only {len(text)} of its header's {length} bytes came")
     fields = _parse_json(text, name)
     metadata = _metadata(fields.pop(METADATA_KEY, {}), name)
     entries = [_entry(key, value, name) for key, value in fields.items()]
     data_start = LENGTH_BYTES + length
-    ordered = _contiguous(entries, file_size - data_start, name)
-    return Header(ordered, metadata, data_start)
+    _order(entries, file_size - data_start, name)
+    return Header(tuple(entries), metadata, data_start)
 
 
 def build_header(
@@ -122,13 +128,32 @@ def build_header(
     return struct.pack("<Q", len(text)) + text
 
 
-def _parse_json(text: bytes, name: str) -> dict[str, Any]:
-    if not text.startswith(b"{"):
+class _Fields(NamedTuple):
+    """The fields of an entry that keeps every rule, before its name is known."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def _parse_json(text: memoryview, name: str) -> dict[str, Any]:
+    if bytes(text[:1]) != b"{":
         raise InvalidSafetensors(f"{name}: header does not begin with '{{'")
     try:
-        return parse_object(text)
+        return parse_object(text, _compact)
     except ValueError as e:
         raise InvalidSafetensors(f"{name}: header is {excerpt(str(e))}") from e
+
+
+def _compact(fields: dict[str, Any]) -> _Fields | dict[str, Any]:
+    """Give the fields of a good entry in little memory, and any other object as it is."""
+    if len(fields) != len(_Fields._fields) - 1:
+        return fields
+    try:
+        return _checked(fields)
+    except InvalidSafetensors:
+        return fields  # metadata perhaps; else it is refused when its name is known
 
 
 def _metadata(value: Any, name: str) -> dict[str, str]:
@@ -138,45 +163,56 @@ def _metadata(value: Any, name: str) -> dict[str, str]:
 
 
 def _entry(key: str, value: Any, name: str) -> TensorEntry:
-    label = f"{name}: tensor {excerpt(key)!r}"
-    if not 0 < len(key) <= MAX_NAME_LENGTH or not key.isprintable():
-        raise InvalidSafetensors(f"{label}: name is empty, too long or not printable")
+    try:
+        if not 0 < len(key) <= MAX_NAME_LENGTH or not key.isprintable():
+            raise InvalidSafetensors("name is empty, too long or not printable")
+        return TensorEntry(key, *(value if isinstance(value, _Fields) else _checked(value)))
+    except InvalidSafetensors as e:
+        raise InvalidSafetensors(f"{name}: tensor {excerpt(key)!r}: {e.message}") from e
+
+
+def _checked(value: Any) -> _Fields:
+    """Hold one entry's fields against the format's rules."""
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise InvalidSafetensors(f"{label}: needs exactly dtype, shape and data_offsets")
+        raise InvalidSafetensors("needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str):
-        raise InvalidSafetensors(f"{label}: dtype is not a string")
+        raise InvalidSafetensors("dtype is not a string")
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
         raise InvalidSafetensors(
-            f"{label}: shape is not a list of at most {MAX_DIMENSIONS} natural numbers below 2**63"
+            f"shape is not a list of at most {MAX_DIMENSIONS} natural numbers below 2**63"
         )
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise InvalidSafetensors("data_offsets are not two ascending natural numbers below 2**63")
+    start, end = offsets
+    dtype, dimensions, size = _sized(dtype, tuple(shape))
+    if end - start != size:
         raise InvalidSafetensors(
-            f"{label}: data_offsets are not two ascending natural numbers below 2**63"
+            f"{dtype} of shape {excerpt(str(shape))} takes {size} bytes, its offsets "
+            f"hold {end - start}"
         )
-    try:
-        size = tensor_bytes(dtype, shape)
-    except InvalidSafetensors as e:
-        raise InvalidSafetensors(f"{label}: {e.message}") from e
-    if offsets[1] - offsets[0] != size:
-        raise InvalidSafetensors(
-            f"{label}: {dtype} of shape {excerpt(str(shape))} takes {size} bytes, its offsets "
-            f"hold {offsets[1] - offsets[0]}"
-        )
-    return TensorEntry(key, dtype, tuple(shape), offsets[0], offsets[1])
+    return _Fields(dtype, dimensions, start, end)
+
+
+@lru_cache(SHAPES_REMEMBERED)
+def _sized(dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
+    """Give dtype and shape back, as objects that equal ones share, and their size in bytes."""
+    return dtype, shape, tensor_bytes(dtype, shape)
 
 
 def _naturals(value: Any) -> bool:
+    # The type itself is compared: JSON's true and 1.0 equal 1.
     return isinstance(value, list) and all(
-        isinstance(each, int) and not isinstance(each, bool) and 0 <= each <= MAX_OFFSET
-        for each in value
+        type(each) is int and 0 <= each <= MAX_OFFSET for each in value
     )
 
 
-def _contiguous(entries: list[TensorEntry], data_size: int, name: str) -> tuple[TensorEntry, ...]:
-    ordered = sorted(entries, key=lambda entry: (entry.start, entry.end))
+def _order(entries: list[TensorEntry], data_size: int, name: str) -> None:
+    """Sort by offsets, in place, and see that they leave no hole."""
+    entries.sort(key=attrgetter("end"))
+    entries.sort(key=attrgetter("start"))
     position = 0
-    for entry in ordered:
+    for entry in entries:
         if entry.start != position:
             kind = "overlaps the one before it" if entry.start < position else "leaves a hole"
             raise InvalidSafetensors(
@@ -189,4 +225,3 @@ def _contiguous(entries: list[TensorEntry], data_size: int, name: str) -> tuple[
             f"{name}: tensors end at byte {position} of the data, the file at {data_size}; "
             "it is truncated or has bytes that belong to nothing"
         )
-    return tuple(ordered)

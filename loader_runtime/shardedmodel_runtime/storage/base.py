@@ -109,6 +109,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def read_head(self, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
+        """Describe an object and read its first ``limit`` bytes, or all it has, in one request."""
+        ...
+
     def read_range(
         self, key: str, start: int, into: memoryview, *, digest: str | None = None
     ) -> None:

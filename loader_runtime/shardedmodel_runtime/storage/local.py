@@ -80,6 +80,13 @@ class LocalStore(CountingStore):
         self.read_range(key, 0, memoryview(data), digest=digest or info.digest)
         return bytes(data)
 
+    def read_head(self, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
+        """Describe a file and read its beginning; it is described again after the read."""
+        info = self.describe(key)
+        data = bytearray(min(info.size, limit))
+        self.read_range(key, 0, memoryview(data), digest=info.digest)
+        return info, bytes(data)
+
     def read_range(
         self, key: str, start: int, into: memoryview, *, digest: str | None = None
     ) -> None:

@@ -122,6 +122,25 @@ class S3Store(CountingStore):
 
         return self._repeat(attempt)
 
+    def read_head(self, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
+        """Describe an object and read its beginning: the answer to a ranged GET tells both."""
+
+        def attempt() -> tuple[ObjectInfo, bytes]:
+            answer = self._request("get_object", key, Range=f"bytes=0-{limit - 1}")
+            info = ObjectInfo(key, _whole_size(answer), _digest(answer))
+            data = bytearray(min(info.size, limit))
+            self._drain(key, answer["Body"], memoryview(data))
+            answer["Body"].close()
+            return info, bytes(data)
+
+        try:
+            return self._repeat(attempt)
+        except StorageError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ClientError) or http_status(cause) != 416:
+                raise
+            return self.describe(key), b""  # an empty object has no range
+
     def read_range(
         self, key: str, start: int, into: memoryview, *, digest: str | None = None
     ) -> None:
@@ -313,6 +332,12 @@ def _client_config(options: StoreOptions) -> Config:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+
+
+def _whole_size(answer: Mapping[str, Any]) -> int:
+    """Bytes of the whole object; a server that ignores Range sends all of it."""
+    size = str(answer.get("ContentRange", "")).rpartition("/")[2]
+    return int(size) if size.isdecimal() else int(answer["ContentLength"])
 
 
 def _condition(digest: str | None) -> dict[str, str]:

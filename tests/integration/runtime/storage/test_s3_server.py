@@ -42,6 +42,23 @@ def test_what_was_written_is_read(store: ObjectStore) -> None:
     assert store.bytes_read == 14
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(4, b"0123"), (99, b"0123456789")])
+def test_a_beginning_comes_with_size_and_digest_in_one_request(
+    store: ObjectStore, limit: int, expected: bytes
+) -> None:
+    store.write("a", b"0123456789")
+    before = store.requests
+    info, data = store.read_head("a", limit)
+    assert store.requests == before + 1
+    assert (info, data) == (store.describe("a"), expected)
+
+
+def test_an_empty_object_has_an_empty_beginning(store: ObjectStore) -> None:
+    store.write("a", b"")
+    info, data = store.read_head("a", 10)
+    assert (info.size, data) == (0, b"")
+
+
 def test_what_is_there_stays_when_it_must_be_absent(store: ObjectStore) -> None:
     assert store.write("a", b"first", if_absent=True)
     assert not store.write("a", b"second", if_absent=True)

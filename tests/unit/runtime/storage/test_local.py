@@ -49,6 +49,14 @@ def test_a_range_beyond_the_end_is_refused_with_the_size(store: LocalStore) -> N
         read_span(store, "a", 3, 4)
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(0, b""), (3, b"012"), (99, b"01234")])
+def test_a_beginning_comes_with_its_description(
+    store: LocalStore, limit: int, expected: bytes
+) -> None:
+    store.write("a", b"01234")
+    assert store.read_head("a", limit) == (store.describe("a"), expected)
+
+
 def test_a_file_of_another_state_is_refused(store: LocalStore, tmp_path: Path) -> None:
     store.write("a", b"01234")
     digest = store.describe("a").digest

@@ -102,6 +102,42 @@ def test_an_interrupted_range_goes_on_where_it_broke_off(
     assert (store.bytes_read, store.requests, store.retries) == (40, 2, 1)
 
 
+def test_the_answer_to_one_ranged_read_describes_the_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = make(monkeypatch, Client(get_object=[part(0, 10)]))
+    info, data = store.read_head("key", 10)
+    assert (info.size, info.digest, data) == (len(CONTENT), "etag:e", CONTENT[:10])
+    assert store.requests == 1
+
+
+def test_a_beginning_that_breaks_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(monkeypatch, Client(get_object=[part(0, 10, sent=3), part(0, 10)]))
+    assert store.read_head("key", 10)[1] == CONTENT[:10]
+
+
+def test_of_a_server_that_ignores_ranges_the_beginning_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = {"ContentLength": len(CONTENT), "ETag": '"e"', "Body": Body(CONTENT)}
+    info, data = make(monkeypatch, Client(get_object=[whole])).read_head("key", 10)
+    assert (info.size, data) == (len(CONTENT), CONTENT[:10])
+
+
+def test_an_empty_object_has_an_empty_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(
+        get_object=[refusal(416, "InvalidRange")],
+        head_object=[{"ContentLength": 0, "ETag": '"e"'}],
+    )
+    info, data = make(monkeypatch, client).read_head("key", 10)
+    assert (info.size, data) == (0, b"")
+
+
+def test_a_refused_beginning_stays_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotFound):
+        make(monkeypatch, Client(get_object=[refusal(404, "NoSuchKey")])).read_head("key", 10)
+
+
 def test_a_range_that_never_comes_whole_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(monkeypatch, Client(get_object=[part(0, 10, sent=0) for _ in range(3)]))
     with pytest.raises(Unavailable, match="ended 10 bytes early"):
