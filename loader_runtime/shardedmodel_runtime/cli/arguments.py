@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
-from typing import Any
 
-from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.parallelism import Parallelism
-from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.options import StoreOptions
@@ -57,8 +53,9 @@ def add_sharding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rules",
         default="[]",
-        metavar="JSON",
-        help='rules before the built-in ones: [{"match": "*.q_proj.weight", "strategy": "column"}]',
+        metavar="FILE",
+        help="rules before the built-in ones, a YAML or JSON file or the JSON itself: "
+        '[{"match": "*.q_proj.weight", "strategy": "column"}]',
     )
 
 
@@ -88,31 +85,3 @@ def opener(arguments: argparse.Namespace, name: str) -> Callable[[str], ObjectSt
         region=getattr(arguments, f"{name}_region"),
     )
     return lambda uri: open_store(uri, options)
-
-
-def parse_rules(text: str) -> tuple[Rule, ...]:
-    """Read ``--rules``.
-
-    Raises:
-        ConfigurationError: not a JSON list of objects with exactly ``match`` and ``strategy``.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"--rules: {excerpt(text)!r} is not JSON: {error}") from error
-    if not isinstance(value, list):
-        raise ConfigurationError("--rules: give a JSON list of objects")
-    return tuple(_rule(number, item) for number, item in enumerate(value))
-
-
-def _rule(number: int, item: Any) -> Rule:
-    if not (
-        isinstance(item, dict)
-        and item.keys() == {"match", "strategy"}
-        and all(isinstance(text, str) for text in item.values())
-    ):
-        raise ConfigurationError(
-            f"--rules: number {number} is {excerpt(json.dumps(item))}; "
-            "give exactly the strings match and strategy"
-        )
-    return Rule(item["match"], item["strategy"])

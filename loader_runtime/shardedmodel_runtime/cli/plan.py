@@ -11,6 +11,7 @@ from dataclasses import asdict
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import megabytes
+from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.plan import ShardingPlan
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         StorageError: the source cannot be read.
     """
     parallelism = common.parallelism_of(arguments)
-    distributor = WeightDistributor(parallelism, common.parse_rules(arguments.rules))
+    distributor = WeightDistributor(parallelism, parse_rules(arguments.rules))
     with common.opener(arguments, "source")(arguments.source) as store:
         metadata = CheckpointMetadata.read(store)
     plan = distributor.plan(metadata)

@@ -13,6 +13,7 @@ from types import FrameType
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
+from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.errors import ConfigurationError, ShardedModelError, Terminated, excerpt
 from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
@@ -81,7 +82,7 @@ def _shard(arguments: argparse.Namespace) -> ShardSummary:
         parallelism=common.parallelism_of(arguments),
         dtype=arguments.dtype,
         revision=arguments.revision,
-        rules=common.parse_rules(arguments.rules),
+        rules=parse_rules(arguments.rules),
         workers=arguments.workers,
         worker=_worker_index(arguments),
     )

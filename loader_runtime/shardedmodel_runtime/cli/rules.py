@@ -1,0 +1,92 @@
+"""``--rules``: sharding rules as JSON on the command line, or in a JSON or YAML file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
+from shardedmodel_runtime.sharding.rules import Rule
+
+RULES_BYTES_LIMIT = 1024 * 1024
+"""Thousands of rules: more than a model has patterns of names."""
+
+
+def parse_rules(text: str) -> tuple[Rule, ...]:
+    """Read the value of ``--rules``.
+
+    Args:
+        text: a JSON list where it begins with ``[``, else the name of a file.
+
+    Raises:
+        ConfigurationError: no such file, neither JSON nor YAML, or a field is unknown, missing or
+            of the wrong type; names the rule and the field.
+    """
+    if text.lstrip().startswith("["):
+        value = _parse_json(text, "--rules")
+    else:
+        value = _read_file(Path(text))
+    try:
+        documents = _rules_adapter().validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError) as error:
+        raise ConfigurationError(f"--rules: {_problem(error)}") from error
+    return tuple(Rule(**dict(document)) for document in documents)
+
+
+def _rules_adapter() -> TypeAdapter[list[Any]]:
+    """Give what holds a list against the fields of ``Rule``; others are refused."""
+    hints = get_type_hints(Rule)
+    known: dict[str, Any] = {
+        field.name: (hints[field.name], ... if field.default is MISSING else field.default)
+        for field in fields(Rule)
+    }
+    document: Any = create_model("Rule", __config__=ConfigDict(extra="forbid"), **known)
+    return TypeAdapter(list[document])
+
+
+def _read_file(path: Path) -> Any:
+    where = f"--rules: {excerpt(str(path))}"
+    try:
+        if path.stat().st_size > RULES_BYTES_LIMIT:
+            raise ConfigurationError(f"{where} has more than {RULES_BYTES_LIMIT} bytes")
+        text = path.read_text()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigurationError(
+            f"{where}: {reason}; give a JSON list, or the name of a JSON or YAML file"
+        ) from error
+    return _parse_json(text, where) if path.suffix == ".json" else _parse_yaml(text, where)
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{where}: not JSON: {excerpt(str(error))}") from error
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    import yaml  # the pre-shard Job gives its rules as JSON, and never needs it
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigurationError(f"{where}: not YAML: {excerpt(str(error))}") from error
+
+
+def _problem(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):  # YAML has dates and other values that JSON lacks
+        return excerpt(str(error))
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return "give a list of rules, each with match and strategy"
+    number, *field = first["loc"]
+    path = ".".join([f"[{number}]", *(str(part) for part in field)])
+    if first["type"] == "extra_forbidden":
+        names = ", ".join(field.name for field in fields(Rule))
+        return f"{excerpt(path)}: is not a field of a rule; there are {names}"
+    return f"{excerpt(path)}: {excerpt(repr(first['input']), 80)}: {excerpt(first['msg'])}"
