@@ -57,15 +57,17 @@ class ObjectWriter(Protocol):
         ...
 
 
-class ObjectStore(Protocol):
-    """A folder of objects. Implementations are thread-safe and count what they do exactly.
+class ReadableStore(Protocol):
+    """A folder of objects to read. Implementations are thread-safe and count what they do exactly.
 
     Every method raises :class:`~shardedmodel_runtime.errors.StorageError`'s subclasses:
     ``NotFound``, ``AccessDenied``, ``SourceChanged``, and ``Unavailable`` after its own retries.
     """
 
-    uri: str
-    """Root of the store, without a trailing slash."""
+    @property
+    def uri(self) -> str:
+        """Root of the store, without a trailing slash."""
+        ...
 
     @property
     def bytes_read(self) -> int:
@@ -80,14 +82,6 @@ class ObjectStore(Protocol):
     @property
     def retries(self) -> int:
         """Requests that were repeated because one before them failed."""
-        ...
-
-    def require_root(self) -> None:
-        """See that there is something to write into, before any work is done.
-
-        Raises:
-            NotFound: the bucket does not exist. (A folder is made at the first write.)
-        """
         ...
 
     def describe(self, key: str) -> ObjectInfo:
@@ -124,6 +118,31 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class ObjectStore(ReadableStore, Protocol):
+    """A folder of objects to read and write; errors are those of reading."""
+
+    def require_root(self) -> None:
+        """See that there is something to write into, before any work is done.
+
+        Raises:
+            NotFound: the bucket does not exist. (A folder is made at the first write.)
+        """
+        ...
+
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Write a small object at once.
 
@@ -147,19 +166,6 @@ class ObjectStore(Protocol):
         What the store does not let go of is told in the log.
         """
         ...
-
-    def close(self) -> None:
-        """Let go of connections."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 class CountingStore:
