@@ -159,6 +159,10 @@ def _compact(fields: dict[str, Any]) -> _Fields | dict[str, Any]:
 def _metadata(value: Any, name: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise InvalidSafetensors(f"{name}: {METADATA_KEY} does not map strings to strings")
+    try:
+        "".join((*value, *value.values())).encode()
+    except UnicodeEncodeError as e:  # JSON's escapes can name half a character
+        raise InvalidSafetensors(f"{name}: {METADATA_KEY} is not Unicode: {e.reason}") from e
     return value
 
 

@@ -1,14 +1,18 @@
 """Any bytes give a whole header or ``InvalidSafetensors``; the reference parser is the judge.
 
-What a run ever found stands as an ``@example`` or in ``test_safetensors_header.py``.
+What a run ever found stands in the folder ``found``, as an ``@example``, or in
+``test_safetensors_header.py``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -22,6 +26,16 @@ reference_parse: Any = safetensors.deserialize
 
 MESSAGE_LIMIT = 1000
 """Characters of a message, so that a hostile file cannot flood a status."""
+
+FOUND = sorted((Path(__file__).parent / "found").glob("*.json"))
+"""Headers, each of a file with one byte of data, that a parser took or refused wrongly once."""
+
+STRICTER = re.compile(
+    "needs exactly dtype, shape and data_offsets|name is empty, too long or not printable"
+    "|header does not begin with|stands twice"
+)
+"""Rules that the reference does not keep: each guards against readers that differ in what they
+see, or messages that cannot be shown."""
 
 GOOD = json.dumps(
     {
@@ -88,6 +102,55 @@ def test_what_is_accepted_the_reference_accepts_and_reads_alike(text: bytes, mor
         } == {
             name: (each["dtype"], each["shape"], len(each["data"])) for name, each in theirs.items()
         }
+
+
+def judged(text: bytes, data: int) -> tuple[str, bool]:
+    """Why we refuse a header, empty where we take it; and whether the reference takes it."""
+    raw = with_length(text)
+    reason = ""
+    try:
+        parse_header(raw, len(raw) + data)
+    except InvalidSafetensors as e:
+        reason = e.message
+    try:
+        reference_parse(raw + bytes(data))
+    except safetensors.SafetensorError:
+        return reason, False
+    return reason, True
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
+def test_what_was_found_once_is_refused(path: Path) -> None:
+    reason, accepted = judged(path.read_bytes(), 1)
+    assert reason
+    assert not accepted or STRICTER.search(reason)
+
+
+@st.composite
+def byte_mutations(draw: st.DrawFn) -> bytes:
+    """A good header with bits flipped, bytes dropped, and its own tokens put elsewhere."""
+    text = bytearray(GOOD)
+    tokens = st.sampled_from(re.findall(rb'"[^"]*"|[^"\s]', GOOD))
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(text) - 1))
+        match draw(st.sampled_from(["flip", "drop", "put", "repeat"])):
+            case "flip":
+                text[place] ^= 1 << draw(st.integers(0, 7))
+            case "drop":
+                del text[place : place + draw(st.integers(1, 3))]
+            case "put":
+                text[place:place] = draw(tokens)
+            case _:
+                text[place:place] = text[place : place + draw(st.integers(1, 60))]
+    return bytes(text)
+
+
+@given(byte_mutations(), st.integers(-1, 1))
+@settings(max_examples=300)
+def test_only_stated_rules_are_stricter_than_the_reference(text: bytes, more: int) -> None:
+    reason, accepted = judged(text, GOOD_DATA_BYTES + more)
+    assert accepted or reason, "taken, but the reference refuses it"
+    assert not (accepted and reason) or STRICTER.search(reason), reason
 
 
 json_values = st.recursive(

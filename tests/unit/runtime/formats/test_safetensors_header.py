@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,25 @@ def test_a_length_that_lies_is_refused_before_anything_is_read(
 ) -> None:
     with pytest.raises(InvalidSafetensors, match=message):
         parse_header(data, size)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": entry(0, 2**50, [2**50])},
+        {"a": entry(0, 4, [2**62, 2**62])},
+        {"a": entry(0, 2**62), "b": entry(2**62, 2**63 - 1)},
+    ],
+)
+def test_what_a_header_claims_takes_no_memory(header: Any) -> None:
+    raw, size = file_of(header, 4)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidSafetensors):
+            parse_header(raw, size)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_all_dtypes_of_the_format_are_known() -> None:
