@@ -37,7 +37,7 @@ from shardedmodel_runtime.formats.safetensors import (
     header_length,
     parse_header,
 )
-from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore, too_large
+from shardedmodel_runtime.storage.base import ObjectInfo, ReadableStore, too_large
 from shardedmodel_runtime.storage.uri import join_uri
 
 FIRST_READ_BYTES = 256 * 1024
@@ -88,7 +88,7 @@ class CheckpointMetadata:
         return {item.key: item.digest for item in (*self.described, *self.objects)}
 
     @classmethod
-    def read(cls, store: ObjectStore) -> CheckpointMetadata:
+    def read(cls, store: ReadableStore) -> CheckpointMetadata:
         """Read what there is to know from ``store``, whose root is the checkpoint's folder.
 
         Raises:
@@ -148,14 +148,14 @@ Headers = dict[str, Header]
 """Each file's header, by key."""
 
 
-def _read_small(store: ObjectStore, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
+def _read_small(store: ReadableStore, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
     info, data = store.read_head(key, limit)
     if info.size > limit:
         raise too_large(join_uri(store.uri, key), info.size, limit)
     return info, data
 
 
-def _read_without_index(store: ObjectStore) -> tuple[tuple[ObjectInfo, ...], Headers]:
+def _read_without_index(store: ReadableStore) -> tuple[tuple[ObjectInfo, ...], Headers]:
     try:
         info, header = _read_header(store, SINGLE_KEY)
         return (info,), {SINGLE_KEY: header}
@@ -163,7 +163,7 @@ def _read_without_index(store: ObjectStore) -> tuple[tuple[ObjectInfo, ...], Hea
         return _read_headers(store, _listed_files(store))
 
 
-def _listed_files(store: ObjectStore) -> list[str]:
+def _listed_files(store: ReadableStore) -> list[str]:
     found = sorted(info.key for info in store.list())
     files = [key for key in found if key.endswith(".safetensors")]
     if files:
@@ -178,14 +178,14 @@ def _listed_files(store: ObjectStore) -> list[str]:
 
 
 def _read_headers(
-    store: ObjectStore, keys: Sequence[str]
+    store: ReadableStore, keys: Sequence[str]
 ) -> tuple[tuple[ObjectInfo, ...], Headers]:
     with ThreadPoolExecutor(HEADER_THREADS, thread_name_prefix="header") as pool:
         found = list(pool.map(lambda key: _read_header(store, key), keys))
     return tuple(info for info, _ in found), {info.key: header for info, header in found}
 
 
-def _read_header(store: ObjectStore, key: str) -> tuple[ObjectInfo, Header]:
+def _read_header(store: ReadableStore, key: str) -> tuple[ObjectInfo, Header]:
     label = join_uri(store.uri, key)
     info, data = store.read_head(key, FIRST_READ_BYTES)
     end = LENGTH_BYTES + header_length(data, info.size, name=label)

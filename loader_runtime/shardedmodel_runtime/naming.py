@@ -18,6 +18,8 @@ LAYOUT_FORMAT_VERSION = 2
 
 MANIFEST_KEY = "manifest.json"
 COMMON_FOLDER = "common"
+SOURCE_FOLDER = "source"
+"""Of the small files that a layout keeps of its checkpoint."""
 
 HASH_LENGTH = 20
 """Hex digits kept of a SHA-256: 80 bits, beyond accident among a store's layouts, and short

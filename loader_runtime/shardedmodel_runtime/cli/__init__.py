@@ -18,6 +18,7 @@ from shardedmodel_runtime.errors import ShardedModelError
 COMMANDS = {
     "plan": "show how a checkpoint would be cut, from its headers alone",
     "shard": "cut a checkpoint into one set of objects per rank",
+    "reshard": "cut a layout for other ranks, without its checkpoint",
     "verify": "read every byte of a layout and hold it against its manifest",
     "unshard": "put a layout's tensors together again as a plain checkpoint",
     "rank": "run the ranks of one pod (what rank containers run)",

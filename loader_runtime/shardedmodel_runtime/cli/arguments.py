@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.options import StoreOptions
@@ -28,10 +29,13 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     _add_store(parser, "storage", STORAGE_PREFIX)
 
 
-def add_layout(parser: argparse.ArgumentParser) -> None:
-    """Add a layout's own address."""
+def add_layout(parser: argparse.ArgumentParser, *, is_source: bool = False) -> None:
+    """Add a layout's own address; as a source where another one is made of it."""
     parser.add_argument("layout", metavar="LAYOUT", help="layout: s3://…/HASH or file:///…/HASH")
-    _add_store(parser, "storage", STORAGE_PREFIX)
+    if is_source:
+        _add_store(parser, "source", SOURCE_PREFIX)
+    else:
+        _add_store(parser, "storage", STORAGE_PREFIX)
 
 
 def _add_store(parser: argparse.ArgumentParser, name: str, prefix: str) -> None:
@@ -57,6 +61,11 @@ def add_sharding(parser: argparse.ArgumentParser) -> None:
         help="rules before the built-in ones, a YAML or JSON file or the JSON itself: "
         '[{"match": "*.q_proj.weight", "strategy": "column"}]',
     )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add what floating-point tensors are cast to."""
+    parser.add_argument("--dtype", default=KEEP_DTYPE, metavar="T", help="only 'keep' for now")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

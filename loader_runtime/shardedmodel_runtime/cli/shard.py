@@ -19,7 +19,6 @@ from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.report import Failure, ShardSummary
-from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """Which pod of an Indexed Job this is (Kubernetes documentation, "Indexed Job")."""
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_source(parser)
     common.add_storage(parser)
     common.add_sharding(parser)
-    parser.add_argument("--dtype", default=KEEP_DTYPE, help="only 'keep' for now")
+    common.add_dtype(parser)
     parser.add_argument("--revision", default="", help="your name for this state of the source")
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the work"
@@ -67,12 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
         failure.leave_in(arguments.termination_log)
         raise
     summary.leave_in(arguments.termination_log)
-    if arguments.json:
+    print_summary(summary, as_json=arguments.json)
+    return 0
+
+
+def print_summary(summary: ShardSummary, *, as_json: bool) -> None:
+    """Print the layout's address on stdout and what was done on stderr, or all of it as JSON."""
+    if as_json:
         print(summary.to_json())
     else:
-        print(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
         print(_describe(summary), file=sys.stderr)
-    return 0
+        print(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
 
 
 def _shard(arguments: argparse.Namespace) -> ShardSummary:
@@ -90,7 +94,7 @@ def _shard(arguments: argparse.Namespace) -> ShardSummary:
     with (
         _stopped_by_signals(job),
         _serving(arguments.port, job),
-        ProgressLine(lambda: _progress_line(job)),
+        ProgressLine(lambda: progress_line(job)),
     ):
         return job.run()
 
@@ -163,7 +167,8 @@ def _metrics(job: ShardJob) -> str:
     )
 
 
-def _progress_line(job: ShardJob) -> str:
+def progress_line(job: ShardJob) -> str:
+    """Say in one line how far a Job is."""
     progress = job.progress()
     if not progress.bytes:
         return "reading the checkpoint's headers"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardedmodel_runtime.errors import LayoutError, excerpt
 from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
@@ -62,6 +62,10 @@ class Block:
     def stop(self) -> int:
         """One past the last of them in the object."""
         return self.start + (self.rows - 1) * self.stride + self.width
+
+    def moved(self, offset: int) -> Block:
+        """The same block where its span begins ``offset`` bytes into another."""
+        return replace(self, target=self.target + offset)
 
 
 @dataclass(frozen=True, slots=True)

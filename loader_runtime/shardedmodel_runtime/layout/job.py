@@ -22,8 +22,10 @@ from shardedmodel_runtime.errors import (
     NotFound,
     StorageError,
 )
+from shardedmodel_runtime.layout.companions import copy_companions
 from shardedmodel_runtime.layout.manifest import (
     Manifest,
+    ManifestFile,
     ManifestSource,
     ManifestSourceObject,
     read_manifest,
@@ -39,7 +41,7 @@ from shardedmodel_runtime.report import ReplicatedSummary, ShardProgress, ShardS
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE, ShardingPlan
 from shardedmodel_runtime.sharding.rules import Rule
-from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.base import ObjectStore, ReadableStore
 from shardedmodel_runtime.storage.uri import join_uri
 
 logger = logging.getLogger(__name__)
@@ -98,17 +100,20 @@ class ShardJob:
         request: what is to be made.
         open_source: opens a store at the source's URI, with the source's credentials.
         open_storage: the same for the storage.
+        read_metadata: tells what there is in that source.
     """
 
     def __init__(
         self,
         request: ShardRequest,
-        open_source: Callable[[str], ObjectStore],
+        open_source: Callable[[str], ReadableStore],
         open_storage: Callable[[str], ObjectStore],
+        read_metadata: Callable[[ReadableStore], CheckpointMetadata] = CheckpointMetadata.read,
     ) -> None:
         self._request = request
         self._open_source = open_source
         self._open_storage = open_storage
+        self._read_metadata = read_metadata
         self._started = time.monotonic()
         self._stop = threading.Event()
         self._saver: CheckpointSaver | None = None
@@ -157,7 +162,7 @@ class ShardJob:
         with self._open_source(request.source_uri) as source:
             with self._open_storage(request.storage_uri) as storage:
                 storage.require_root()
-                metadata = CheckpointMetadata.read(source)
+                metadata = self._read_metadata(source)
                 plan = WeightDistributor(request.parallelism, request.rules).plan(metadata)
                 name = layout_hash(
                     source_digests=metadata.digests(),
@@ -167,10 +172,11 @@ class ShardJob:
                 )
                 uri = join_uri(storage.uri, name)
             with self._open_storage(uri) as layout:
-                before = source.bytes_read
                 saver = CheckpointSaver(layout, plan, name, stop=self._stop)
                 found = find_layout(layout, name, plan)
-                manifest = found or self._make(source, metadata, plan, saver)
+                files = [] if found else copy_companions(source, layout)
+                before = source.bytes_read
+                manifest = found or self._make(source, metadata, plan, saver, files)
                 if manifest is not None:
                     layout.drop_unfinished()
                 return self._summary(
@@ -185,10 +191,11 @@ class ShardJob:
 
     def _make(
         self,
-        source: ObjectStore,
+        source: ReadableStore,
         metadata: CheckpointMetadata,
         plan: ShardingPlan,
         saver: CheckpointSaver,
+        files: list[ManifestFile],
     ) -> Manifest | None:
         """Write this worker's share, and commit once the shares of all are written.
 
@@ -203,7 +210,7 @@ class ShardJob:
                 saver.find_finished()
             if saver.missing():  # or the records are gone, because another has committed
                 return find_layout(saver.store, saver.layout_hash, plan)
-            return saver.commit(self._manifest_source(metadata, plan))
+            return saver.commit(self._manifest_source(metadata, plan, files))
         except StorageError:
             # Who finishes a layout drops the unfinished uploads of others who write the same.
             manifest = find_layout(saver.store, saver.layout_hash, plan)
@@ -224,7 +231,9 @@ class ShardJob:
         missing = {planned.key for planned in saver.missing()}
         return [planned for planned in self._share if planned.key in missing]
 
-    def _manifest_source(self, metadata: CheckpointMetadata, plan: ShardingPlan) -> ManifestSource:
+    def _manifest_source(
+        self, metadata: CheckpointMetadata, plan: ShardingPlan, files: list[ManifestFile]
+    ) -> ManifestSource:
         return ManifestSource(
             uri=self._request.source_uri,
             revision=self._request.revision,
@@ -233,6 +242,7 @@ class ShardJob:
                 ManifestSourceObject(key=item.key, bytes=item.size, digest=item.digest)
                 for item in (*metadata.described, *metadata.objects)
             ],
+            files=files,
         )
 
     def _summary(

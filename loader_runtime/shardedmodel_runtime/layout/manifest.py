@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound, excerpt
+from shardedmodel_runtime.formats.companions import COMPANION_BYTES_LIMIT, is_companion
 from shardedmodel_runtime.layout.placement import (
     PlacedTensor,
     numbers_in,
@@ -23,7 +24,12 @@ from shardedmodel_runtime.layout.placement import (
     writing_order,
 )
 from shardedmodel_runtime.layout.proof import check_manifest
-from shardedmodel_runtime.naming import LAYOUT_FORMAT, LAYOUT_FORMAT_VERSION, MANIFEST_KEY
+from shardedmodel_runtime.naming import (
+    LAYOUT_FORMAT,
+    LAYOUT_FORMAT_VERSION,
+    MANIFEST_KEY,
+    SOURCE_FOLDER,
+)
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism, RankCoordinate
 from shardedmodel_runtime.report import Wire
 from shardedmodel_runtime.sharding.cuts import AxisCut, LocalPiece, TensorCut
@@ -51,6 +57,25 @@ class ManifestSourceObject(Wire):
     digest: Name
 
 
+class ManifestFile(Wire):
+    """A small file of the checkpoint (configuration, tokenizer) that the layout keeps a copy of."""
+
+    name: Name
+    bytes: int = Field(ge=0, le=COMPANION_BYTES_LIMIT)
+    sha256: Sha256
+
+    @model_validator(mode="after")
+    def _has_a_plain_name(self) -> Self:
+        if not is_companion(self.name):
+            raise ValueError(f"{excerpt(self.name)!r} is not the name of a file that layouts keep")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Where it lies in the layout."""
+        return f"{SOURCE_FOLDER}/{self.name}"
+
+
 class ManifestSource(Wire):
     """The checkpoint that the layout was cut from."""
 
@@ -58,6 +83,7 @@ class ManifestSource(Wire):
     revision: str = ""
     model_type: str = ""
     objects: list[ManifestSourceObject]
+    files: list[ManifestFile] = Field(default_factory=list)
 
 
 class ManifestParallelism(Wire):

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from shardedmodel_runtime.layout.buffers import BufferPool
 from shardedmodel_runtime.layout.reading import SourceRead
-from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.base import ReadableStore
 
 READ_CHUNK_BYTES = 16 * 1024 * 1024
 """Largest ranged read: the usual part size of multipart uploads, hence of a store's own files."""
@@ -17,7 +17,7 @@ READS_AHEAD = 3
 
 
 def read_ahead(
-    store: ObjectStore,
+    store: ReadableStore,
     reads: Iterable[SourceRead],
     digests: Mapping[str, str],
     *,

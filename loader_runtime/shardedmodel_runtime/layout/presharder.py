@@ -27,7 +27,7 @@ from shardedmodel_runtime.layout.reading import (
 from shardedmodel_runtime.layout.saver import CheckpointSaver, ObjectSink
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.plan import ShardingPlan
-from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.base import ReadableStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Presharder:
 
     def __init__(
         self,
-        source: ObjectStore,
+        source: ReadableStore,
         metadata: CheckpointMetadata,
         plan: ShardingPlan,
         saver: CheckpointSaver,

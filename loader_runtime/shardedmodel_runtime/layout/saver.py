@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -146,6 +146,16 @@ class CheckpointSaver:
         self._lock = threading.Lock()
         self._bytes_written = 0
         self._peak_buffer_bytes = 0
+
+    @property
+    @property
+    def saved(self) -> list[LayoutObject]:
+        """What the manifest will say of the objects that are written or found so far."""
+        return list(self._saved.values())
+
+    def take(self, entries: Iterable[LayoutObject]) -> None:
+        """Take objects for written that other processes wrote."""
+        self._saved.update({item.key: item for item in entries})
 
     @property
     def bytes_written(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.formats.hf import INDEX_KEY, SINGLE_KEY
 from shardedmodel_runtime.formats.safetensors import build_header
+from shardedmodel_runtime.layout.companions import restore_companions
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.objects import HEADER_METADATA
 from shardedmodel_runtime.layout.recombine import recombine_layout
@@ -30,7 +31,7 @@ def unshard(
     max_file_bytes: int = MAX_FILE_BYTES,
     progressed: Callable[[int], None] = lambda count: None,
 ) -> list[Path]:
-    """Recombine every tensor, bit for bit, into safetensors files and their index.
+    """Recombine every tensor, bit for bit, into safetensors files, index and small files.
 
     Args:
         manifest: of the layout.
@@ -41,7 +42,7 @@ def unshard(
         progressed: told of the bytes of each tensor written.
 
     Returns:
-        The files, the index last where there is one.
+        The files: configuration and tokenizer, weights, and last their index where there is one.
 
     Raises:
         ConfigurationError: the folder is there already and not empty.
@@ -53,8 +54,9 @@ def unshard(
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
     temporary.mkdir()
     try:
+        names = restore_companions(store, manifest, temporary)
         tensors = recombine_layout(manifest, store, digests)
-        names = _write_files(manifest, tensors, temporary, max_file_bytes, progressed)
+        names += _write_files(manifest, tensors, temporary, max_file_bytes, progressed)
         os.replace(temporary, folder)  # replaces an empty folder, too
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -13,6 +13,7 @@ from shardedmodel_runtime.errors import (
     SourceChanged,
 )
 from shardedmodel_runtime.formats.safetensors import TensorEntry, parse_header
+from shardedmodel_runtime.layout.companions import read_companion
 from shardedmodel_runtime.layout.digests import ObjectDigest
 from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, block_spans
 from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore
@@ -85,9 +86,18 @@ def verify_layout(
     return Verification(
         objects=len(results),
         bytes=sum(item.bytes for item, _, _ in results),
-        problems=[Problem(item.key, text) for item, _, texts in results for text in texts],
+        problems=[Problem(item.key, text) for item, _, texts in results for text in texts]
+        + list(_file_problems(store, manifest)),
         digests={item.key: digest for item, digest, texts in results if not texts},
     )
+
+
+def _file_problems(store: ObjectStore, manifest: Manifest) -> Iterator[Problem]:
+    for file in manifest.source.files:
+        try:
+            read_companion(store, file)
+        except LayoutError as error:
+            yield Problem(file.key, error.message)
 
 
 def _problems(

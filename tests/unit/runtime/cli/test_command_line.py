@@ -133,7 +133,7 @@ def test_unknown_arguments_are_refused(
     assert "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["plan", "shard", "verify", "unshard"])
+@pytest.mark.parametrize("command", ["plan", "shard", "reshard", "verify", "unshard"])
 def test_help_names_the_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -301,13 +301,35 @@ def test_a_layout_is_put_together_again(
 ) -> None:
     uri = shard(checkpoint.uri, storage, 2)[2]
     assert main(["unshard", uri, str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/out/model.safetensors\n"
+    names = ["config.json", "model.safetensors"]
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/out/{name}" for name in names]
     assert main(["unshard", uri, str(tmp_path / "again"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "files": [f"{tmp_path}/again/model.safetensors"],
+        "files": [f"{tmp_path}/again/{name}" for name in names],
         "bytes": checkpoint.tensor_bytes,
         "tensors": len(checkpoint.tensors),
     }
+
+
+def test_a_layout_is_cut_anew(
+    checkpoint: Checkpoint, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = shard(checkpoint.uri, storage, 2)[2]
+    assert main(["reshard", uri, storage, "--tensor", "4"]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == shard(checkpoint.uri, storage, 4)[2]
+    assert "made 5 objects" in err
+    assert main(["reshard", uri, storage, "--tensor", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reused"]
+
+
+@pytest.mark.parametrize(("tensor", "code"), [("3", 2), ("0", 2)])
+def test_a_layout_is_not_cut_for_ranks_that_do_not_fit(
+    checkpoint: Checkpoint, storage: str, tensor: str, code: int
+) -> None:
+    uri = shard(checkpoint.uri, storage, 2)[2]
+    assert main(["reshard", uri, storage, "--tensor", tensor]) == code
+    assert main(["reshard", f"{uri}0", storage, "--tensor", "2"]) == 6
 
 
 def test_a_broken_layout_is_not_put_together(

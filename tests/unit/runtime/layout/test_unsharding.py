@@ -37,7 +37,10 @@ def tensors_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_small_checkpoint_comes_back_as_one_file(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    assert unshard_to(tmp_path / "out", checkpoint, tmp_path) == ["model.safetensors"]
+    assert unshard_to(tmp_path / "out", checkpoint, tmp_path) == [
+        "config.json",
+        "model.safetensors",
+    ]
     assert tensors_of(tmp_path / "out") == checkpoint.tensors
 
 
@@ -46,11 +49,25 @@ def test_a_large_one_comes_back_in_files_with_an_index(
 ) -> None:
     limit = checkpoint.tensor_bytes // 2
     names = unshard_to(tmp_path / "out", checkpoint, tmp_path, limit)
-    assert names[0] == "model-00001-of-00003.safetensors"
+    assert names[:2] == ["config.json", "model-00001-of-00003.safetensors"]
     assert tensors_of(tmp_path / "out") == checkpoint.tensors
     index = json.loads((tmp_path / "out" / names[-1]).read_text())
     assert index["metadata"]["total_size"] == checkpoint.tensor_bytes
     assert index["weight_map"].keys() == checkpoint.tensors.keys()
+
+
+def test_configuration_and_tokenizer_come_back_as_they_were(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    source = Path(checkpoint.uri.removeprefix("file://"))
+    (source / "tokenizer.json").write_bytes(b'{"version": "1.0"}\n')
+    (source / "modeling.py").write_text("print('code is not kept')")
+    assert unshard_to(tmp_path / "out", checkpoint, tmp_path)[:2] == [
+        "config.json",
+        "tokenizer.json",
+    ]
+    for name in ("config.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,59 @@
+"""``shardedmodel reshard``: from one layout to another, without the checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+
+from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.progress import ProgressLine
+from shardedmodel_runtime.cli.rules import parse_rules
+from shardedmodel_runtime.cli.shard import print_summary, progress_line
+from shardedmodel_runtime.cli.verify import verify_with_progress
+from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
+from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.resharding import LayoutSource
+from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    common.add_layout(parser, is_source=True)
+    common.add_storage(parser)
+    common.add_sharding(parser)
+    common.add_dtype(parser)
+    common.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify the layout, then cut it anew; a layout that is there already is found in seconds.
+
+    Raises:
+        ConfigurationError: the parallelism or a rule does not fit the model.
+        LayoutError: the layout is missing or broken, or keeps no configuration.
+        StorageError: the layout cannot be read, or the storage not written.
+    """
+    with common.opener(arguments, "source")(arguments.layout) as layout:
+        manifest = read_manifest(layout)
+        source = LayoutSource(layout, manifest, verify_with_progress)
+        job = ShardJob(
+            _request(arguments, manifest),
+            lambda uri: source,
+            common.opener(arguments, "storage"),
+            read_metadata=lambda store: source.metadata(),
+        )
+        with ProgressLine(lambda: progress_line(job)):
+            summary = job.run()
+    print_summary(summary, as_json=arguments.json)
+    return 0
+
+
+def _request(arguments: argparse.Namespace, manifest: Manifest) -> ShardRequest:
+    """Ask for what the checkpoint itself would be asked for; a cast layout stays cast."""
+    return ShardRequest(
+        source_uri=manifest.source.uri,
+        storage_uri=arguments.storage,
+        parallelism=common.parallelism_of(arguments),
+        dtype=manifest.dtype if arguments.dtype == KEEP_DTYPE else arguments.dtype,
+        revision=manifest.source.revision,
+        rules=parse_rules(arguments.rules),
+    )

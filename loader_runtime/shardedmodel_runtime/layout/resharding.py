@@ -1,0 +1,261 @@
+"""A layout as the checkpoint that it was cut from, so that it can be cut anew without that.
+
+The tensors stand in one row, as in a single file; a ranged read of it is put together from the
+pieces that ranks hold. Copies are read once, and pad never counts. Names and digests are those of
+the original source: the same checkpoint cut for the same ranks is the same layout, whichever way.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
+from shardedmodel_runtime.errors import LayoutError, NotFound, excerpt
+from shardedmodel_runtime.formats.hf import CONFIG_BYTES_LIMIT, CONFIG_KEY, parse_config
+from shardedmodel_runtime.layout.assembling import Block, Holding, TensorAssembly
+from shardedmodel_runtime.layout.companions import read_companion
+from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, ManifestFile
+from shardedmodel_runtime.layout.placement import PieceCache, numbers_in
+from shardedmodel_runtime.layout.verification import Verification, verify_layout
+from shardedmodel_runtime.sharding.cuts import TensorCut
+from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore, too_large
+from shardedmodel_runtime.storage.uri import join_uri
+
+READ_THREADS = 8
+"""Pieces of one span that are read side by side: a span of 16 MiB lies in as many objects as
+there are tensor ranks, a small part in each, so latency is what is hidden."""
+
+Verify = Callable[[ObjectStore, Manifest], Verification]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Bytes ``[start, stop)`` of one object, read at once, and the blocks in them."""
+
+    key: str
+    start: int
+    stop: int
+    blocks: tuple[Block, ...]
+
+
+class LayoutSource:
+    """A checkpoint to read, made of a layout; the layout is verified whole before its first use.
+
+    Args:
+        layout: the layout's folder.
+        manifest: the layout's manifest.
+        verify: reads the layout whole and says what is wrong with it.
+
+    Raises:
+        LayoutError: the layout does not say what it was cut from.
+    """
+
+    def __init__(
+        self, layout: ObjectStore, manifest: Manifest, verify: Verify = verify_layout
+    ) -> None:
+        self.uri = layout.uri
+        self._layout = layout
+        self._manifest = manifest
+        self._verify = verify
+        self._verified: dict[str, str] | None = None
+        self._lock = threading.Lock()
+        self._files = {file.name: file for file in manifest.source.files}
+        self._weights_key = _first_weights_key(manifest)
+        sizes = [cut.nbytes for cut in manifest.tensors.values()]
+        self._starts = [0, *accumulate(sizes)]
+        self._objects = [_ObjectIndex(manifest, item) for item in manifest.objects]
+        self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="assemble")
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes received of the layout so far, those of its verification included."""
+        return self._layout.bytes_read
+
+    @property
+    def requests(self) -> int:
+        """Requests made of the layout so far."""
+        return self._layout.requests
+
+    @property
+    def retries(self) -> int:
+        """Requests that were repeated."""
+        return self._layout.retries
+
+    def metadata(self) -> CheckpointMetadata:
+        """What the checkpoint's headers would say; the original's objects and digests.
+
+        Raises:
+            LayoutError: the layout holds no usable ``config.json``.
+            CheckpointError: what it holds cannot be.
+        """
+        config = parse_config(self.read(CONFIG_KEY, limit=CONFIG_BYTES_LIMIT))
+        objects = [
+            ObjectInfo(item.key, item.bytes, item.digest) for item in self._manifest.source.objects
+        ]
+        spans = pairwise(self._starts)
+        tensors = {
+            name: SourceTensor(name, cut.dtype, cut.shape, self._weights_key, start, stop)
+            for (name, cut), (start, stop) in zip(
+                self._manifest.tensors.items(), spans, strict=True
+            )
+        }
+        return CheckpointMetadata(
+            config,
+            tuple(item for item in objects if item.key.endswith(".safetensors")),
+            tuple(item for item in objects if not item.key.endswith(".safetensors")),
+            tensors,
+        )
+
+    def describe(self, key: str) -> ObjectInfo:
+        """Describe one of the small files."""
+        file = self._file(key)
+        return ObjectInfo(key, file.bytes, f"sha256:{file.sha256}")
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Describe the small files."""
+        return [self.describe(key) for key in self._files if not prefix]
+
+    def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
+        """Read one of the small files whole."""
+        file = self._file(key)
+        if file.bytes > limit:
+            raise too_large(join_uri(self.uri, file.key), file.bytes, limit)
+        return read_companion(self._layout, file)
+
+    def read_head(self, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
+        """Describe one of the small files and give its beginning."""
+        return self.describe(key), read_companion(self._layout, self._file(key))[:limit]
+
+    def read_range(
+        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+    ) -> None:
+        """Fill ``into`` with the bytes of tensors from ``start`` on.
+
+        Raises:
+            LayoutError: the layout is broken, or its pieces do not cover a tensor.
+            SourceChanged: an object changed since it was verified.
+            StorageError: the layout cannot be read.
+        """
+        digests = self._verified_digests()
+        target = np.frombuffer(into, np.uint8)
+
+        def read(stretch: Stretch) -> None:
+            data = bytearray(stretch.stop - stretch.start)
+            self._layout.read_range(
+                stretch.key, stretch.start, memoryview(data), digest=digests[stretch.key]
+            )
+            for block in stretch.blocks:
+                _copy(block, data, block.start - stretch.start, target)
+
+        for _ in self._pool.map(read, stretches(self._blocks(start, start + len(into)))):
+            pass
+
+    def close(self) -> None:
+        """End the reading threads; the layout is its opener's to close."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _verified_digests(self) -> dict[str, str]:
+        """The state of each object, pinned when all its bytes were held against the manifest."""
+        with self._lock:
+            if self._verified is None:
+                result = self._verify(self._layout, self._manifest)
+                result.raise_if_broken()
+                self._verified = result.digests
+            return self._verified
+
+    def _blocks(self, start: int, stop: int) -> Iterator[Block]:
+        """Where the bytes ``[start, stop)`` of the row of tensors lie."""
+        number = bisect_right(self._starts, start) - 1
+        names = self._manifest.names
+        while number < len(names) and self._starts[number] < stop:
+            offset = self._starts[number]
+            first, last = max(start - offset, 0), min(stop, self._starts[number + 1]) - offset
+            for block in self._assembly(number).blocks(first, last):
+                yield block.moved(offset + first - start)
+            number += 1
+
+    def _assembly(self, number: int) -> TensorAssembly:
+        name = self._manifest.names[number]
+        cut = self._manifest.tensors[name]
+        found = (item.find(number, cut) for item in self._objects)
+        held = [holding for holding in found if holding is not None]
+        return TensorAssembly(name, cut.dtype, cut.shape, held)
+
+    def _file(self, key: str) -> ManifestFile:
+        if key not in self._files:
+            raise NotFound(f"{self.uri}: the layout keeps no {excerpt(key)} of its source")
+        return self._files[key]
+
+
+class _ObjectIndex:
+    """Where the pieces in one object begin, by the tensors' numbers: 8 bytes for each."""
+
+    def __init__(self, manifest: Manifest, item: LayoutObject) -> None:
+        self._key = item.key
+        self._data_start = item.data_start
+        self._runs = item.tensors
+        place = manifest.degrees.coordinate(item.ranks[0])
+        self._piece_of = PieceCache(place.tensor, place.expert)
+        counts = (stop - first for first, stop in item.tensors)
+        self._before = [0, *accumulate(counts)]
+        starts = {placed.name: placed.start for placed in manifest.placed(item)}
+        self._starts = array("q", (starts[manifest.names[n]] for n in numbers_in(item.tensors)))
+
+    def find(self, number: int, cut: TensorCut) -> Holding | None:
+        """The piece of a tensor that the object holds, if it holds one."""
+        run = bisect_right(self._runs, number, key=lambda run: run[0]) - 1
+        if run < 0 or number >= self._runs[run][1]:
+            return None
+        place = self._before[run] + number - self._runs[run][0]
+        piece = self._piece_of(cut)
+        ranges = {part.dim: part.ranges for part in piece.slices}
+        return Holding(self._key, self._data_start + self._starts[place], piece.shape, ranges)
+
+
+def stretches(blocks: Iterable[Block]) -> list[Stretch]:
+    """Gather blocks that touch each other in an object, so that each byte is read once."""
+    gathered: list[Stretch] = []
+    for block in sorted(blocks, key=lambda block: (block.key, block.start)):
+        last = gathered[-1] if gathered else None
+        if last is not None and last.key == block.key and block.start <= last.stop:
+            stop = max(last.stop, block.stop)
+            gathered[-1] = Stretch(last.key, last.start, stop, (*last.blocks, block))
+        else:
+            gathered.append(Stretch(block.key, block.start, block.stop, (block,)))
+    return gathered
+
+
+def _copy(block: Block, data: bytearray, offset: int, target: npt.NDArray[np.uint8]) -> None:
+    shape, strides = (block.rows, block.width), (block.target_stride, 1)
+    there: npt.NDArray[np.uint8] = np.ndarray(shape, np.uint8, target, block.target, strides)
+    there[...] = np.ndarray(shape, np.uint8, data, offset, (block.stride, 1))
+
+
+def _first_weights_key(manifest: Manifest) -> str:
+    """Under this name the row of tensors is read; which file had which is not known any more."""
+    keys = [item.key for item in manifest.source.objects if item.key.endswith(".safetensors")]
+    if not keys:
+        raise LayoutError("source.objects: names no .safetensors object that was cut")
+    return keys[0]

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardedmodel_runtime.errors import ChecksumMismatch, LayoutError, NotFound, StorageError
+from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
+from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.resharding import LayoutSource
+from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.report import ShardSummary
+from shardedmodel_runtime.storage.opening import open_store
+from tests.builders_layout import Checkpoint, make_checkpoint, shard
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return make_checkpoint(tmp_path / "source", "llama", files=3, config={"vocab_size": 315})
+
+
+def reshard(layout: str, storage: str, tensor: int) -> ShardSummary:
+    with open_store(layout) as store:
+        manifest = read_manifest(store)
+        source = LayoutSource(store, manifest)
+        job = ShardJob(
+            ShardRequest(manifest.source.uri, storage, Parallelism(tensor)),
+            lambda uri: source,
+            open_store,
+            read_metadata=lambda store: source.metadata(),
+        )
+        return job.run()
+
+
+def files_of(uri: str) -> dict[str, bytes]:
+    folder = Path(uri.removeprefix("file://"))
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 2), (2, 2), (1, 4), (4, 1)])
+def test_a_layout_cut_anew_is_the_layout_cut_from_the_checkpoint(
+    tmp_path: Path, checkpoint: Checkpoint, before: int, after: int
+) -> None:
+    _, _, first = shard(checkpoint.uri, (tmp_path / "first").as_uri(), before)
+    _, _, direct = shard(checkpoint.uri, (tmp_path / "direct").as_uri(), after)
+    summary = reshard(first, (tmp_path / "again").as_uri(), after)
+    again = summary.manifest_uri.removesuffix("/manifest.json")
+    assert again.rpartition("/")[2] == direct.rpartition("/")[2]
+    assert files_of(again) == files_of(direct)
+
+
+def test_the_checkpoint_is_not_needed(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    _, _, first = shard(checkpoint.uri, (tmp_path / "first").as_uri(), 4)
+    (tmp_path / "source").rename(tmp_path / "gone")
+    assert not reshard(first, (tmp_path / "again").as_uri(), 2).reused
+
+
+def test_a_layout_that_is_there_is_found_without_reading_weights(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    storage = (tmp_path / "shards").as_uri()
+    _, _, first = shard(checkpoint.uri, storage, 4)
+    shard(checkpoint.uri, storage, 2)
+    summary = reshard(first, storage, 2)
+    assert (summary.reused, summary.source_bytes_read) == (True, 0)
+
+
+def test_a_broken_layout_is_not_cut_anew(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    _, manifest, first = shard(checkpoint.uri, (tmp_path / "first").as_uri(), 4)
+    path = Path(first.removeprefix("file://")) / manifest.objects[0].key
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LayoutError, match="objects are broken"):
+        reshard(first, (tmp_path / "again").as_uri(), 2)
+    assert not list(tmp_path.glob("again/*/manifest.json"))
+
+
+Opened = Callable[[int], tuple[LayoutSource, Manifest]]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, checkpoint: Checkpoint) -> Opened:
+    def open_layout(tensor: int) -> tuple[LayoutSource, Manifest]:
+        _, manifest, uri = shard(checkpoint.uri, (tmp_path / "shards").as_uri(), tensor)
+        return LayoutSource(open_store(uri), manifest), manifest
+
+    return open_layout
+
+
+def test_every_span_reads_as_in_the_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("spans")
+    checkpoint = make_checkpoint(tmp_path / "source", "llama", config={"vocab_size": 315})
+    whole = b"".join(checkpoint.tensors.values())
+    _, manifest, uri = shard(checkpoint.uri, (tmp_path / "shards").as_uri(), 8)
+
+    with open_store(uri) as store, LayoutSource(store, manifest) as source:
+
+        @given(st.integers(0, len(whole)), st.integers(0, 5000))
+        @settings(max_examples=60, deadline=None)
+        def check(start: int, size: int) -> None:
+            stop = min(start + size, len(whole))
+            span = bytearray(stop - start)
+            source.read_range("model.safetensors", start, memoryview(span))
+            assert bytes(span) == whole[start:stop]
+
+        check()
+
+
+def test_each_byte_of_the_layout_is_read_once_beyond_its_verification(opened: Opened) -> None:
+    source, manifest = opened(4)
+    tensors = sum(cut.nbytes for cut in manifest.tensors.values())
+    source.read_range("", 0, memoryview(bytearray(1)))
+    verified = source.bytes_read
+    source.read_range("", 0, memoryview(bytearray(tensors)))
+    assert source.bytes_read - verified == tensors
+
+
+def test_the_source_says_what_the_checkpoint_said(opened: Opened) -> None:
+    source, manifest = opened(2)
+    metadata = source.metadata()
+    digests = {item.key: item.digest for item in manifest.source.objects}
+    assert metadata.digests() == digests
+    assert list(metadata.tensors) == list(manifest.tensors)
+    assert metadata.config.attention_heads == 8
+
+
+def test_small_files_are_kept(opened: Opened, checkpoint: Checkpoint) -> None:
+    source, _ = opened(2)
+    original = Path(checkpoint.uri.removeprefix("file://")) / "config.json"
+    assert [info.key for info in source.list()] == ["config.json"]
+    assert source.read("config.json", limit=10_000) == original.read_bytes()
+    info, beginning = source.read_head("config.json", 5)
+    assert (info, beginning) == (source.describe("config.json"), original.read_bytes()[:5])
+
+
+def test_files_that_are_not_kept_are_not_found(opened: Opened) -> None:
+    source, _ = opened(2)
+    with pytest.raises(NotFound, match=r"keeps no tokenizer\.json"):
+        source.read("tokenizer.json", limit=1)
+    with pytest.raises(StorageError, match="at most 1 are read"):
+        source.read("config.json", limit=1)
+
+
+def test_a_changed_file_is_refused(opened: Opened) -> None:
+    source, _ = opened(2)
+    path = Path(source.uri.removeprefix("file://")) / "source" / "config.json"
+    path.write_text(path.read_text().replace("llama", "lemur"))
+    with pytest.raises(ChecksumMismatch, match=r"source/config\.json"):
+        source.metadata()
+
+
+def test_a_layout_that_does_not_say_what_it_was_cut_from_is_no_source(opened: Opened) -> None:
+    source, manifest = opened(2)
+    data = json.loads(manifest.to_bytes())
+    data["source"]["objects"] = []
+    with (
+        open_store(source.uri) as store,
+        pytest.raises(LayoutError, match=r"names no \.safetensors object"),
+    ):
+        LayoutSource(store, Manifest.parse(json.dumps(data).encode()))
