@@ -120,6 +120,7 @@ class ShardJob:
         self._share: list[PlannedObject] = []
         self._share_bytes = 0
         self._bytes_found = 0
+        self._companion_bytes = 0
         self._pass_started = 0.0
 
     @property
@@ -174,9 +175,8 @@ class ShardJob:
             with self._open_storage(uri) as layout:
                 saver = CheckpointSaver(layout, plan, name, stop=self._stop)
                 found = find_layout(layout, name, plan)
-                files = [] if found else copy_companions(source, layout)
                 before = source.bytes_read
-                manifest = found or self._make(source, metadata, plan, saver, files)
+                manifest = found or self._make(source, metadata, plan, saver)
                 if manifest is not None:
                     layout.drop_unfinished()
                 return self._summary(
@@ -186,7 +186,7 @@ class ShardJob:
                     saver,
                     manifest,
                     reused=found is not None,
-                    bytes_read=source.bytes_read - before,
+                    bytes_read=source.bytes_read - before - self._companion_bytes,
                 )
 
     def _make(
@@ -195,7 +195,6 @@ class ShardJob:
         metadata: CheckpointMetadata,
         plan: ShardingPlan,
         saver: CheckpointSaver,
-        files: list[ManifestFile],
     ) -> Manifest | None:
         """Write this worker's share, and commit once the shares of all are written.
 
@@ -210,6 +209,7 @@ class ShardJob:
                 saver.find_finished()
             if saver.missing():  # or the records are gone, because another has committed
                 return find_layout(saver.store, saver.layout_hash, plan)
+            files = self._copy_companions(source, saver.store)
             return saver.commit(self._manifest_source(metadata, plan, files))
         except StorageError:
             # Who finishes a layout drops the unfinished uploads of others who write the same.
@@ -230,6 +230,12 @@ class ShardJob:
     def _unfinished(self, saver: CheckpointSaver) -> list[PlannedObject]:
         missing = {planned.key for planned in saver.missing()}
         return [planned for planned in self._share if planned.key in missing]
+
+    def _copy_companions(self, source: ReadableStore, layout: ObjectStore) -> list[ManifestFile]:
+        before = source.bytes_read
+        files = copy_companions(source, layout)
+        self._companion_bytes = source.bytes_read - before
+        return files
 
     def _manifest_source(
         self, metadata: CheckpointMetadata, plan: ShardingPlan, files: list[ManifestFile]

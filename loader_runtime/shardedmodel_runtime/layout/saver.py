@@ -148,7 +148,6 @@ class CheckpointSaver:
         self._peak_buffer_bytes = 0
 
     @property
-    @property
     def saved(self) -> list[LayoutObject]:
         """What the manifest will say of the objects that are written or found so far."""
         return list(self._saved.values())

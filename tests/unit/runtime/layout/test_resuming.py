@@ -71,6 +71,10 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def finished_files(manifest: Manifest) -> set[str]:
+    return {MANIFEST_KEY, "source/config.json", *(item.key for item in manifest.objects)}
+
+
 @pytest.fixture
 def undisturbed(tmp_path: Path, checkpoint: Checkpoint) -> Manifest:
     return shard(checkpoint.uri, (tmp_path / "undisturbed").as_uri(), 2)[1]
@@ -103,7 +107,7 @@ def test_records_are_gone_once_the_manifest_is_there(
     tmp_path: Path, checkpoint: Checkpoint, undisturbed: Manifest
 ) -> None:
     folder = tmp_path / "undisturbed" / undisturbed.layout_hash
-    assert files(folder) == {MANIFEST_KEY, *(item.key for item in undisturbed.objects)}
+    assert files(folder) == finished_files(undisturbed)
 
 
 def test_an_object_that_changed_since_its_record_is_written_again(
@@ -143,7 +147,7 @@ def test_what_a_killed_job_left_unfinished_is_cleaned_up(
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half an object")
     run(checkpoint, (tmp_path / "shards").as_uri())
-    assert files(folder) == {MANIFEST_KEY, *(item.key for item in undisturbed.objects)}
+    assert files(folder) == finished_files(undisturbed)
 
 
 def test_a_stop_drops_what_is_unfinished(tmp_path: Path, checkpoint: Checkpoint) -> None:
