@@ -53,6 +53,19 @@ class ProgressLine:
         print(f"{start}{self._describe()}", end=end, file=self._stream, flush=True)
 
 
+class ByteCount:
+    """Bytes that several threads are done with."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.bytes = 0
+
+    def add(self, count: int) -> None:
+        """Count some more."""
+        with self._lock:
+            self.bytes += count
+
+
 def megabytes(count: float) -> str:
     """Give bytes in decimal megabytes, as storage is sold and rates are quoted."""
     return f"{count / 1e6:,.1f} MB"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.progress import ProgressLine
+from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
 from shardedmodel_runtime.cli.rules import parse_rules
-from shardedmodel_runtime.cli.shard import print_summary, progress_line
-from shardedmodel_runtime.cli.verify import verify_with_progress
+from shardedmodel_runtime.cli.running import print_summary, progress_line, stopped_by_signals
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.resharding import LayoutSource
+from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 
 
@@ -34,14 +35,21 @@ def run(arguments: argparse.Namespace) -> int:
     """
     with common.opener(arguments, "source")(arguments.layout) as layout:
         manifest = read_manifest(layout)
-        source = LayoutSource(layout, manifest, verify_with_progress)
+        verified = ByteCount()
+        source = LayoutSource(layout, manifest, partial(verify_layout, progressed=verified.add))
         job = ShardJob(
             _request(arguments, manifest),
             lambda uri: source,
             common.opener(arguments, "storage"),
             read_metadata=lambda store: source.metadata(),
         )
-        with ProgressLine(lambda: progress_line(job)):
+
+        def line() -> str:
+            if 0 < verified.bytes < manifest.total_bytes:
+                return f"{megabytes(verified.bytes)} of {megabytes(manifest.total_bytes)} verified"
+            return progress_line(job)
+
+        with stopped_by_signals(job), ProgressLine(line):
             summary = job.run()
     print_summary(summary, as_json=arguments.json)
     return 0

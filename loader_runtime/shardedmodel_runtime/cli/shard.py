@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
+from shardedmodel_runtime.cli.progress import ProgressLine
 from shardedmodel_runtime.cli.rules import parse_rules
-from shardedmodel_runtime.errors import ConfigurationError, ShardedModelError, Terminated, excerpt
+from shardedmodel_runtime.cli.running import print_summary, progress_line, stopped_by_signals
+from shardedmodel_runtime.errors import ConfigurationError, ShardedModelError, excerpt
 from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
-from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.report import Failure, ShardSummary
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
@@ -70,15 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def print_summary(summary: ShardSummary, *, as_json: bool) -> None:
-    """Print the layout's address on stdout and what was done on stderr, or all of it as JSON."""
-    if as_json:
-        print(summary.to_json())
-    else:
-        print(_describe(summary), file=sys.stderr)
-        print(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
-
-
 def _shard(arguments: argparse.Namespace) -> ShardSummary:
     request = ShardRequest(
         source_uri=arguments.source,
@@ -92,7 +80,7 @@ def _shard(arguments: argparse.Namespace) -> ShardSummary:
     )
     job = ShardJob(request, common.opener(arguments, "source"), common.opener(arguments, "storage"))
     with (
-        _stopped_by_signals(job),
+        stopped_by_signals(job),
         _serving(arguments.port, job),
         ProgressLine(lambda: progress_line(job)),
     ):
@@ -114,28 +102,6 @@ def _worker_index(arguments: argparse.Namespace) -> int:
             f"say which of the {arguments.workers} workers this is, from 0"
         )
     return int(index) if arguments.workers > 1 else 0
-
-
-@contextmanager
-def _stopped_by_signals(job: ShardJob) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the Job through its cleanups; a second one ends it at once.
-
-    An exception out of a signal's handler could break off a request whose answer is needed to
-    clean up. So while objects are written the handler only asks for the end.
-    """
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        job.stop()
-        if not job.writing:
-            raise Terminated("the process was asked to end before it wrote anything")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -165,33 +131,3 @@ def _metrics(job: ShardJob) -> str:
         "# TYPE shardedmodel_shard_written_bytes_total counter\n"
         f"shardedmodel_shard_written_bytes_total {progress.bytes_done}\n"
     )
-
-
-def progress_line(job: ShardJob) -> str:
-    """Say in one line how far a Job is."""
-    progress = job.progress()
-    if not progress.bytes:
-        return "reading the checkpoint's headers"
-    left = (
-        "" if progress.remaining_seconds is None else f", {progress.remaining_seconds:.0f} s left"
-    )
-    return (
-        f"{megabytes(progress.bytes_done)} of {megabytes(progress.bytes)} written, "
-        f"{megabytes(progress.bytes_per_second)}/s{left}"
-    )
-
-
-def _describe(summary: ShardSummary) -> str:
-    if not summary.complete:
-        return f"worker {summary.worker} is done; others are not, so there is no manifest yet"
-    verb = "found" if summary.reused else "made"
-    text = (
-        f"{verb} {summary.objects} objects, {megabytes(summary.bytes)}, in {summary.seconds:.1f} s"
-    )
-    if summary.unmatched.tensors:
-        examples = ", ".join(summary.unmatched.examples)
-        text += (
-            f"\nno rule matched {summary.unmatched.tensors} tensors of "
-            f"{megabytes(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
-        )
-    return text

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
+from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
 from shardedmodel_runtime.cli.verify import verify_with_progress
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.unsharding import check_new, unshard
@@ -33,18 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
         manifest = read_manifest(store)
         verified = verify_with_progress(store, manifest)
         verified.raise_if_broken()
-        done = 0
-
-        def progressed(count: int) -> None:
-            nonlocal done
-            done += count
-
-        with ProgressLine(lambda: f"{megabytes(done)} written"):
+        done = ByteCount()
+        with ProgressLine(lambda: f"{megabytes(done.bytes)} written"):
             files = unshard(
-                manifest, store, verified.digests, arguments.folder, progressed=progressed
+                manifest, store, verified.digests, arguments.folder, progressed=done.add
             )
     if arguments.json:
-        result = {"files": [str(file) for file in files], "bytes": done}
+        result = {"files": [str(file) for file in files], "bytes": done.bytes}
         print(json.dumps({**result, "tensors": len(manifest.tensors)}))
     else:
         for file in files:

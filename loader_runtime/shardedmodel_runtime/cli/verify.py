@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
+from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.verification import Verification, verify_layout
@@ -40,18 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def verify_with_progress(store: ObjectStore, manifest: Manifest) -> Verification:
     """Verify a layout and show on stderr how far it is."""
-    lock, done = threading.Lock(), 0
-
-    def progressed(count: int) -> None:
-        nonlocal done
-        with lock:
-            done += count
+    done = ByteCount()
 
     def line() -> str:
-        return f"{megabytes(done)} of {megabytes(manifest.total_bytes)} verified"
+        return f"{megabytes(done.bytes)} of {megabytes(manifest.total_bytes)} verified"
 
     with ProgressLine(line):
-        return verify_layout(store, manifest, progressed)
+        return verify_layout(store, manifest, done.add)
 
 
 def _print(result: Verification) -> None:

@@ -1,0 +1,76 @@
+"""What commands that make a layout share: signals, the progress line, and the summary."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from shardedmodel_runtime.cli.progress import megabytes
+from shardedmodel_runtime.errors import Terminated
+from shardedmodel_runtime.layout.job import ShardJob
+from shardedmodel_runtime.naming import MANIFEST_KEY
+from shardedmodel_runtime.report import ShardSummary
+
+
+def print_summary(summary: ShardSummary, *, as_json: bool) -> None:
+    """Print the layout's address on stdout and what was done on stderr, or all of it as JSON."""
+    if as_json:
+        print(summary.to_json())
+    else:
+        print(_describe(summary), file=sys.stderr)
+        print(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
+
+
+@contextmanager
+def stopped_by_signals(job: ShardJob) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the Job through its cleanups; a second one ends it at once.
+
+    An exception out of a signal's handler could break off a request whose answer is needed to
+    clean up. So while objects are written the handler only asks for the end.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        job.stop()
+        if not job.writing:
+            raise Terminated("the process was asked to end before it wrote anything")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def progress_line(job: ShardJob) -> str:
+    """Say in one line how far a Job is."""
+    progress = job.progress()
+    if not progress.bytes:
+        return "reading the checkpoint's headers"
+    left = (
+        "" if progress.remaining_seconds is None else f", {progress.remaining_seconds:.0f} s left"
+    )
+    return (
+        f"{megabytes(progress.bytes_done)} of {megabytes(progress.bytes)} written, "
+        f"{megabytes(progress.bytes_per_second)}/s{left}"
+    )
+
+
+def _describe(summary: ShardSummary) -> str:
+    if not summary.complete:
+        return f"worker {summary.worker} is done; others are not, so there is no manifest yet"
+    verb = "found" if summary.reused else "made"
+    text = (
+        f"{verb} {summary.objects} objects, {megabytes(summary.bytes)}, in {summary.seconds:.1f} s"
+    )
+    if summary.unmatched.tensors:
+        examples = ", ".join(summary.unmatched.examples)
+        text += (
+            f"\nno rule matched {summary.unmatched.tensors} tensors of "
+            f"{megabytes(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
+        )
+    return text
