@@ -37,6 +37,9 @@ CASTABLE = frozenset({"F64", "F32", "F16", "BF16"})
 """Floating-point dtypes that stand for themselves; FP8 and smaller ones need the scales beside them
 and are never cast."""
 
+CASTS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+"""What tensors may be cast to, by the name that torch and users have for it."""
+
 MAX_OFFSET = 2**63 - 1
 """Sizes beyond a signed 64-bit offset cannot lie in any file; products are refused there."""
 

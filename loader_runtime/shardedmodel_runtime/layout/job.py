@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
-from shardedmodel_runtime.errors import ConfigurationError, LayoutError, LayoutNotFound, NotFound
+from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound
 from shardedmodel_runtime.layout.manifest import (
     Manifest,
     ManifestSource,
@@ -51,12 +51,10 @@ class ShardRequest:
         source_uri: the checkpoint's folder, for the manifest.
         storage_uri: where layouts go, each in a folder named by its hash.
         parallelism: the degrees.
-        dtype: ``keep``.
+        dtype: ``keep``, or what floating-point tensors are cast to.
         revision: the user's name for this state of the source, for the manifest.
         rules: come before the built-in ones.
-
-    Raises:
-        ConfigurationError: another dtype than ``keep``.
+        allow_unmatched: also where no rule matches more than half of the checkpoint.
     """
 
     source_uri: str
@@ -65,12 +63,7 @@ class ShardRequest:
     dtype: str = KEEP_DTYPE
     revision: str = ""
     rules: tuple[Rule, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.dtype != KEEP_DTYPE:
-            raise ConfigurationError(
-                f"sharding.dtype: {self.dtype!r} is not supported in this release; use 'keep'"
-            )
+    allow_unmatched: bool = False
 
 
 class ShardJob:
@@ -125,7 +118,12 @@ class ShardJob:
         ):
             storage.require_root()
             metadata = CheckpointMetadata.read(source)
-            plan = WeightDistributor(self._request.parallelism, self._request.rules).plan(metadata)
+            plan = WeightDistributor(
+                self._request.parallelism,
+                self._request.rules,
+                dtype=self._request.dtype,
+                allow_unmatched=self._request.allow_unmatched,
+            ).plan(metadata)
             name = layout_hash(
                 source_digests=metadata.digests(),
                 parallelism=self._request.parallelism,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import translate
 from typing import Literal
 
 VOCAB_MULTIPLE = 64
 """Rows that a padded vocabulary is a multiple of (vLLM, ``DEFAULT_VOCAB_PADDING_SIZE``)."""
+
+_DIGITS = re.compile(r"\d+")
+_NAMES_NUMBERS = re.compile(r"[\d?\[]")
+"""What a pattern needs to tell one layer from another: digits, or a wildcard of one character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +24,11 @@ class Rule:
         match: shell-style pattern of full parameter names, such as ``*.q_proj.weight``.
         strategy: a name in ``STRATEGIES``.
         transposed: the weight is (in, out), as in GPT-2's ``Conv1D``: column cuts the last
-            dimension, row the one before it.
+            dimension, row the first.
         parts: of ``packed``, the tensors that lie one after the other along the cut dimension:
-            ``query``, ``key`` and ``value`` (cut by whole heads), or whole numbers (relative
-            sizes, each part cut evenly). Empty: two equal halves, as ``gate_up`` has them.
+            ``query``, ``key``, ``value`` and ``group`` (cut by whole heads), or whole numbers
+            (relative sizes, each part cut evenly); empty: two equal halves, as ``gate_up`` has
+            them. Of ``heads``, the one kind of head that it is; empty: its size tells.
         inner: of ``experts``, the strategy inside one expert, over the tensor ranks.
         uneven: what becomes of a dimension that the ranks do not divide: ``refuse`` it, or cut it
             by the rule of ``torch.chunk`` and DTensor (equal chunks rounded up, the last ones
@@ -35,3 +43,62 @@ class Rule:
     inner: str = ""
     uneven: Literal["refuse", "chunk"] = "refuse"
     multiple: int = VOCAB_MULTIPLE
+
+
+class RuleBook:
+    """Finds the first of many rules that matches a name.
+
+    Rules that name no numbers decide alike for all layers and experts, so they are tried once for
+    names that differ in numbers alone: a checkpoint of 90,000 tensors has some dozens of such.
+
+    Args:
+        rules: in the order in which they are tried.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        # fnmatch itself caches 256 patterns, fewer than the rules of a user and a family can be.
+        compiled = [(re.compile(translate(rule.match)).match, rule) for rule in rules]
+        self._rules = rules
+        self._numbered = [
+            (index, match)
+            for index, (match, rule) in enumerate(compiled)
+            if _NAMES_NUMBERS.search(rule.match)
+        ]
+        numbered = {index for index, _ in self._numbered}
+        self._general = [
+            (index, match) for index, (match, _) in enumerate(compiled) if index not in numbered
+        ]
+        self._known: dict[str, int] = {}
+
+    def find(self, name: str) -> Rule | None:
+        """The first rule that matches ``name``."""
+        alike = without_numbers(name)
+        first = self._known.get(alike)
+        if first is None:
+            matching = (index for index, match in self._general if match(alike))
+            first = self._known[alike] = next(matching, len(self._rules))
+        for index, match in self._numbered:
+            if index > first:
+                break
+            if match(name):
+                first = index
+                break
+        return self._rules[first] if first < len(self._rules) else None
+
+
+def idle_rules(rules: Sequence[Rule], names: Iterable[str]) -> list[Rule]:
+    """The rules that match none of the names, whatever other rules there are."""
+    names = list(names)
+    examples = list({without_numbers(name): name for name in names}.values())
+    idle = []
+    for rule in rules:
+        book = RuleBook([rule])
+        tried = names if _NAMES_NUMBERS.search(rule.match) else examples
+        if not any(book.find(name) for name in tried):
+            idle.append(rule)
+    return idle
+
+
+def without_numbers(name: str) -> str:
+    """A name with every number in it as 0: equal for the same tensor of all layers."""
+    return _DIGITS.sub("0", name)
