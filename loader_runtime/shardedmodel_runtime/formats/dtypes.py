@@ -59,13 +59,18 @@ def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
     if dtype not in DTYPE_BITS:
         raise InvalidSafetensors(f"dtype {excerpt(dtype)!r} is not one of safetensors' dtypes")
     width = DTYPE_BITS[dtype]
-    shown = excerpt(str(list(shape)))
-    if any(dimension < 0 for dimension in shape):
-        raise InvalidSafetensors(f"shape {shown} has a negative dimension")
+    if shape and min(shape) < 0:
+        raise InvalidSafetensors(f"shape {_shown(shape)} has a negative dimension")
     # An empty dimension does not excuse the others: strides are products of them.
-    if prod(max(dimension, 1) for dimension in shape) * width // 8 > MAX_OFFSET:
-        raise InvalidSafetensors(f"shape {shown} of {dtype} overflows 64-bit offsets")
+    if prod([dimension or 1 for dimension in shape]) * width // 8 > MAX_OFFSET:
+        raise InvalidSafetensors(f"shape {_shown(shape)} of {dtype} overflows 64-bit offsets")
     size, rest = divmod(prod(shape) * width, 8)
     if rest:
-        raise InvalidSafetensors(f"{dtype} elements of shape {shown} do not fill whole bytes")
+        raise InvalidSafetensors(
+            f"{dtype} elements of shape {_shown(shape)} do not fill whole bytes"
+        )
     return size
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return excerpt(str(list(shape)))

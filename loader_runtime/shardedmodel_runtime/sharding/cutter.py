@@ -19,6 +19,7 @@ from shardedmodel_runtime.sharding.experts import (
     numbered_experts,
 )
 from shardedmodel_runtime.sharding.heads import heads, packed
+from shardedmodel_runtime.sharding.names import PerAlike
 from shardedmodel_runtime.sharding.quantised import Module, refuse_unknown_packing, weight_of
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.sharding.stages import StagePlanner
@@ -66,6 +67,7 @@ class CheckpointCutter:
         self._cast_to = cast_to
         self._stages = StagePlanner(metadata.tensors, metadata.config, parallelism.pipeline)
         self._experts = numbered_experts(metadata.tensors)
+        self._kind = PerAlike(self._kind_of)
         self._known: dict[Hashable, TensorCut] = {}
 
     def cut(self, name: str, rule: Rule) -> TensorCut:
@@ -106,11 +108,16 @@ class CheckpointCutter:
 
     def _context(self, name: str) -> Hashable:
         """What a cut depends on besides the tensor itself: the end of its name, and its weight."""
-        module, _, kind = name.rpartition(".")
-        if weight_of(name) is None:
-            return kind.endswith("bias")
-        beside = (self._tensors.get(f"{module}.{each}") for each in _PACKED)
-        return kind, tuple(tensor.shape if tensor else None for tensor in beside)
+        kind, is_companion = self._kind(name)
+        if not is_companion:
+            return kind
+        module = name[: -len(kind)]
+        beside = (self._tensors.get(module + each) for each in _PACKED)
+        return kind, next((tensor.shape for tensor in beside if tensor), None)
+
+    @staticmethod
+    def _kind_of(name: str) -> tuple[str, bool]:
+        return name.rpartition(".")[2], weight_of(name) is not None
 
     def _cut(
         self,
@@ -175,7 +182,7 @@ class CheckpointCutter:
         return TensorCut(dtype, tensor.shape, strategy, cast_from=cast_from, stages=stages)
 
 
-_PACKED = ("weight", "qweight", "weight_packed")
+_PACKED = ("qweight", "weight_packed", "weight")
 """Tensors whose shape says what a companion's indices stand for."""
 
 

@@ -99,13 +99,15 @@ class WeightDistributor:
         for name in metadata.tensors:
             rule = book.find(name)
             if rule is None:
-                weight = weight_of(name) or _weight_of_bias(name)
-                rule = book.find(weight) if weight else None
+                leader = leader_of(name)
+                rule = book.find(leader) if leader else None
             if rule is not None:
                 chosen[name] = rule
         return chosen
 
     def _refuse_idle_rules(self, metadata: CheckpointMetadata) -> None:
+        if not self.rules:
+            return
         # A rule for a weight also speaks for what a quantised checkpoint has in its place.
         names = [weight_of(name) or name for name in metadata.tensors]
         for rule in idle_rules(self.rules, [*metadata.tensors, *names]):
@@ -182,11 +184,17 @@ def check_rule(rule: Rule) -> None:
         raise refuse(f"has multiple {rule.multiple}; use 1 or more")
 
 
-def _weight_of_bias(name: str) -> str | None:
-    """Name of the weight that a bias belongs to: beside it, or as fused experts name it."""
+def leader_of(name: str) -> str | None:
+    """Name of the weight whose rule a tensor follows where no rule names itself, if any.
+
+    A bias follows the weight beside it, or that of fused experts, and a companion of a quantised
+    weight its weight.
+    """
     if name.endswith(".bias"):
         return f"{name.removesuffix('.bias')}.weight"
-    return name.removesuffix("_bias") if name.endswith("_bias") else None
+    if name.endswith("_bias"):
+        return name.removesuffix("_bias")
+    return weight_of(name)
 
 
 def _unsupported(metadata: CheckpointMetadata) -> UnsupportedArchitecture:

@@ -11,49 +11,53 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from shardedmodel_runtime.errors import InvalidSharding, excerpt
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
 from shardedmodel_runtime.sharding.cuts import AxisCut, Over, Range
+from shardedmodel_runtime.sharding.names import PerAlike
 from shardedmodel_runtime.sharding.strategies import Uncut, one_each
 
 EXPERTS = "experts"
-_NUMBERED = re.compile(r"^(.*expert[^.]*\.)(\d+)(?:\.|$)")
+_NUMBERED = re.compile(r"expert[^.]*\.(\d+)(?:\.|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Expert:
+class Expert(NamedTuple):
     """One expert that has tensors of its own.
 
-    Args:
-        number: among its siblings.
-        count: of the siblings, itself included.
+    ``number`` is its number among them, ``siblings`` how many they are, itself included.
     """
 
     number: int
-    count: int
+    siblings: int
 
     def owner(self, degree: int) -> int:
         """Which of ``degree`` ranks holds it; experts go to ranks in order, evenly."""
-        return self.number * degree // self.count
+        return self.number * degree // self.siblings
 
     def owner_of(self, parallelism: Parallelism) -> tuple[int, int]:
         """What its cut depends on: the rank that would hold it whole, and the siblings."""
         degree = parallelism.expert if parallelism.expert > 1 else parallelism.tensor
-        return self.owner(degree), self.count
+        return self.owner(degree), self.siblings
 
 
 def numbered_experts(names: Iterable[str]) -> dict[str, Expert]:
     """The expert of each name that has an expert's number in it."""
     found: dict[str, tuple[str, int]] = {}
     counts: dict[str, int] = {}
+    number_in = PerAlike(lambda name: _span(_NUMBERED.search(name)))
     for name in names:
-        match = _NUMBERED.match(name)
-        if match:
-            siblings, number = match[1], int(match[2])
+        span = number_in(name)
+        if span:
+            siblings, number = name[: span[0]], int(name[slice(*span)])
             found[name] = (siblings, number)
             counts[siblings] = max(counts.get(siblings, 0), number + 1)
     return {name: Expert(number, counts[siblings]) for name, (siblings, number) in found.items()}
+
+
+def _span(match: re.Match[str] | None) -> Range | None:
+    return match.span(1) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ def cut_numbered(
     """
     axis = inner(tensor) if inner else None
     if parallelism.expert > 1:
-        _need_divisor(tensor, expert.count, "expert", parallelism.expert)
+        _need_divisor(tensor, expert.siblings, "expert", parallelism.expert)
         return ExpertCut((axis,) if axis else (), expert.owner(parallelism.expert))
     if inner is None:
-        _need_divisor(tensor, expert.count, "tensor", parallelism.tensor)
+        _need_divisor(tensor, expert.siblings, "tensor", parallelism.tensor)
         axis = _whole_on(tensor, expert.owner(parallelism.tensor))
     return ExpertCut((axis,) if axis else ())
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Literal
 
+from shardedmodel_runtime.sharding.names import PerAlike, alike
+
 VOCAB_MULTIPLE = 64
 """Rows that a padded vocabulary is a multiple of (vLLM, ``DEFAULT_VOCAB_PADDING_SIZE``)."""
 
-_DIGITS = re.compile(r"\d+")
 _NAMES_NUMBERS = re.compile(r"[\d?\[]")
 """What a pattern needs to tell one layer from another: digits, or a wildcard of one character."""
 
@@ -68,28 +69,26 @@ class RuleBook:
         self._general = [
             (index, match) for index, (match, _) in enumerate(compiled) if index not in numbered
         ]
-        self._known: dict[str, int] = {}
+        self._first_general = PerAlike(self._find_general)
 
     def find(self, name: str) -> Rule | None:
         """The first rule that matches ``name``."""
-        alike = without_numbers(name)
-        first = self._known.get(alike)
-        if first is None:
-            matching = (index for index, match in self._general if match(alike))
-            first = self._known[alike] = next(matching, len(self._rules))
+        first = self._first_general(name)
         for index, match in self._numbered:
             if index > first:
                 break
             if match(name):
-                first = index
-                break
+                return self._rules[index]
         return self._rules[first] if first < len(self._rules) else None
 
+    def _find_general(self, name: str) -> int:
+        matching = (index for index, match in self._general if match(name))
+        return next(matching, len(self._rules))
 
-def idle_rules(rules: Sequence[Rule], names: Iterable[str]) -> list[Rule]:
+
+def idle_rules(rules: Sequence[Rule], names: Sequence[str]) -> list[Rule]:
     """The rules that match none of the names, whatever other rules there are."""
-    names = list(names)
-    examples = list({without_numbers(name): name for name in names}.values())
+    examples = list({alike(name): name for name in names}.values())
     idle = []
     for rule in rules:
         book = RuleBook([rule])
@@ -97,8 +96,3 @@ def idle_rules(rules: Sequence[Rule], names: Iterable[str]) -> list[Rule]:
         if not any(book.find(name) for name in tried):
             idle.append(rule)
     return idle
-
-
-def without_numbers(name: str) -> str:
-    """A name with every number in it as 0: equal for the same tensor of all layers."""
-    return _DIGITS.sub("0", name)

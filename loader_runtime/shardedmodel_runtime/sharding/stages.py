@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from shardedmodel_runtime.checkpoint import SourceTensor
 from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.formats.hf import ModelConfig
+from shardedmodel_runtime.sharding.cuts import Range
+from shardedmodel_runtime.sharding.names import PerAlike
 
 _LAYER = re.compile(r"^([^\d].*?)\.(\d+)\.")
 """The first number of a name is the layer's; experts are numbered inside layers."""
@@ -76,7 +78,8 @@ class StagePlanner:
         if degree == 1:
             return
         self._tied = _tied_embeddings(tensors, config)
-        stacks = _main_stacks(tensors, config)
+        self._layers_of = _LayerNames()
+        stacks = _main_stacks(tensors, config, self._layers_of)
         if len(stacks) > 1:
             self._encoder = stacks[0]
         self._stacks = {stack.prefix: stack for stack in stacks}
@@ -127,10 +130,8 @@ class StagePlanner:
         return {0} if "encoder" in name else {0, min(decoder)}
 
     def _layer(self, name: str) -> tuple[str, int] | None:
-        match = _LAYER.match(name)
-        if match and match[1] in self._stacks:
-            return match[1], int(match[2])
-        return None
+        layer = self._layers_of.layer(name)
+        return layer if layer and layer[0] in self._stacks else None
 
     def _of_stack(self, prefix: str) -> set[int]:
         return {stage for (stack, _), stage in self._stage_of.items() if stack == prefix}
@@ -196,14 +197,33 @@ def _tied_embeddings(tensors: Mapping[str, SourceTensor], config: ModelConfig) -
     return embeddings if config.tie_word_embeddings and not has_head else set()
 
 
-def _main_stacks(tensors: Mapping[str, SourceTensor], config: ModelConfig) -> list[_Stack]:
+class _LayerNames:
+    """Finds the layer in a name."""
+
+    def __init__(self) -> None:
+        self._spans = PerAlike(self._span)
+
+    def layer(self, name: str) -> tuple[str, int] | None:
+        """The stack's prefix and the layer's number, where the name has one."""
+        span = self._spans(name)
+        return (name[: span[0] - 1], int(name[slice(*span)])) if span else None
+
+    @staticmethod
+    def _span(name: str) -> Range | None:
+        match = _LAYER.match(name)
+        return match.span(2) if match else None
+
+
+def _main_stacks(
+    tensors: Mapping[str, SourceTensor], config: ModelConfig, names: _LayerNames
+) -> list[_Stack]:
     """The layers that are shared out: an encoder's and a decoder's, or the largest stack's."""
     sizes: dict[str, dict[int, int]] = {}
     for name, tensor in tensors.items():
-        match = _LAYER.match(name)
-        if match:
-            layers = sizes.setdefault(match[1], {})
-            layers[int(match[2])] = layers.get(int(match[2]), 0) + tensor.nbytes
+        layer = names.layer(name)
+        if layer:
+            layers = sizes.setdefault(layer[0], {})
+            layers[layer[1]] = layers.get(layer[1], 0) + tensor.nbytes
     stacks = [
         _Stack(prefix, sorted(layers), [layers[number] for number in sorted(layers)])
         for prefix, layers in sizes.items()
