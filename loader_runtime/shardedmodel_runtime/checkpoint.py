@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shardedmodel_runtime.errors import (
     InvalidIndex,
@@ -31,6 +31,7 @@ from shardedmodel_runtime.formats.hf import (
     parse_config,
     parse_index,
 )
+from shardedmodel_runtime.formats.quantisation import Quantisation
 from shardedmodel_runtime.formats.safetensors import (
     LENGTH_BYTES,
     Header,
@@ -137,11 +138,20 @@ class CheckpointMetadata:
             SourceTensor(**{**each, "shape": tuple(each["shape"])}) for each in fields["tensors"]
         ]
         return cls(
-            ModelConfig(**fields["config"]),
+            _config(fields["config"]),
             tuple(ObjectInfo(**each) for each in fields["objects"]),
             tuple(ObjectInfo(**each) for each in fields["described"]),
             {tensor.name: tensor for tensor in tensors},
         )
+
+
+def _config(fields: dict[str, Any]) -> ModelConfig:
+    quantisation = fields.pop("quantisation")
+    if quantisation is None:
+        return ModelConfig(**fields)
+    block = quantisation.pop("block")
+    packing = Quantisation(**quantisation, block=tuple(block) if block else None)
+    return ModelConfig(**fields, quantisation=packing)
 
 
 Headers = dict[str, Header]

@@ -37,6 +37,9 @@ CASTABLE = frozenset({"F64", "F32", "F16", "BF16"})
 """Floating-point dtypes that stand for themselves; FP8 and smaller ones need the scales beside them
 and are never cast."""
 
+CASTS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+"""What tensors may be cast to, by the name that torch and users have for it."""
+
 MAX_OFFSET = 2**63 - 1
 """Sizes beyond a signed 64-bit offset cannot lie in any file; products are refused there."""
 
@@ -56,13 +59,18 @@ def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
     if dtype not in DTYPE_BITS:
         raise InvalidSafetensors(f"dtype {excerpt(dtype)!r} is not one of safetensors' dtypes")
     width = DTYPE_BITS[dtype]
-    shown = excerpt(str(list(shape)))
-    if any(dimension < 0 for dimension in shape):
-        raise InvalidSafetensors(f"shape {shown} has a negative dimension")
+    if shape and min(shape) < 0:
+        raise InvalidSafetensors(f"shape {_shown(shape)} has a negative dimension")
     # An empty dimension does not excuse the others: strides are products of them.
-    if prod(max(dimension, 1) for dimension in shape) * width // 8 > MAX_OFFSET:
-        raise InvalidSafetensors(f"shape {shown} of {dtype} overflows 64-bit offsets")
+    if prod([dimension or 1 for dimension in shape]) * width // 8 > MAX_OFFSET:
+        raise InvalidSafetensors(f"shape {_shown(shape)} of {dtype} overflows 64-bit offsets")
     size, rest = divmod(prod(shape) * width, 8)
     if rest:
-        raise InvalidSafetensors(f"{dtype} elements of shape {shown} do not fill whole bytes")
+        raise InvalidSafetensors(
+            f"{dtype} elements of shape {_shown(shape)} do not fill whole bytes"
+        )
     return size
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return excerpt(str(list(shape)))

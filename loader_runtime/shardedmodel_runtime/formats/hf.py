@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardedmodel_runtime.errors import CheckpointError, InvalidIndex, excerpt
+from shardedmodel_runtime.formats.quantisation import Quantisation, parse_quantisation
 from shardedmodel_runtime.formats.strict_json import parse_object
 
 CONFIG_KEY = "config.json"
@@ -37,6 +38,9 @@ class ModelConfig:
     attention_heads: int = 0
     key_value_heads: int = 0
     head_dim: int = 0
+    tie_word_embeddings: bool = True
+    is_encoder_decoder: bool = False
+    quantisation: Quantisation | None = None
 
 
 def parse_config(data: bytes) -> ModelConfig:
@@ -75,6 +79,11 @@ def parse_config(data: bytes) -> ModelConfig:
         attention_heads=heads,
         key_value_heads=key_value,
         head_dim=number(MAX_WIDTH, "head_dim") or (hidden // heads if heads else 0),
+        # Left out of config.json where it is the default of the model's class, mostly true; where
+        # it is wrongly taken for true, a head of its own in the checkpoint says otherwise.
+        tie_word_embeddings=fields.get("tie_word_embeddings", True) is not False,
+        is_encoder_decoder=fields.get("is_encoder_decoder") is True,
+        quantisation=parse_quantisation(fields) or parse_quantisation(text),
     )
 
 

@@ -62,14 +62,15 @@ class ShardRequest:
         source_uri: the checkpoint's folder, for the manifest.
         storage_uri: where layouts go, each in a folder named by its hash.
         parallelism: the degrees.
-        dtype: ``keep``.
+        dtype: ``keep``, or what floating-point tensors are cast to.
         revision: the user's name for this state of the source, for the manifest.
         rules: come before the built-in ones.
+        allow_unmatched: also where no rule matches more than half of the checkpoint.
         workers: how many processes share the work, each started with the same request.
         worker: which of them this is, from 0.
 
     Raises:
-        ConfigurationError: another dtype than ``keep``, or a worker that is none of them.
+        ConfigurationError: a worker that is none of them.
     """
 
     source_uri: str
@@ -78,14 +79,11 @@ class ShardRequest:
     dtype: str = KEEP_DTYPE
     revision: str = ""
     rules: tuple[Rule, ...] = ()
+    allow_unmatched: bool = False
     workers: int = 1
     worker: int = 0
 
     def __post_init__(self) -> None:
-        if self.dtype != KEEP_DTYPE:
-            raise ConfigurationError(
-                f"sharding.dtype: {self.dtype!r} is not supported in this release; use 'keep'"
-            )
         if not 0 <= self.worker < self.workers:
             raise ConfigurationError(
                 f"--worker-index: {self.worker} is not below --workers {self.workers}; "
@@ -164,7 +162,12 @@ class ShardJob:
             with self._open_storage(request.storage_uri) as storage:
                 storage.require_root()
                 metadata = self._read_metadata(source)
-                plan = WeightDistributor(request.parallelism, request.rules).plan(metadata)
+                plan = WeightDistributor(
+                    request.parallelism,
+                    request.rules,
+                    dtype=request.dtype,
+                    allow_unmatched=request.allow_unmatched,
+                ).plan(metadata)
                 name = layout_hash(
                     source_digests=metadata.digests(),
                     parallelism=request.parallelism,

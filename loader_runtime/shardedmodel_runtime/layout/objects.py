@@ -92,7 +92,8 @@ def plan_objects(
 
 def _sets(plan: ShardingPlan) -> dict[_Spread, list[str]]:
     """The tensors of each folder but for the tensor rank, in the order of bytes."""
-    spreads = {id(cut): _spreads(plan, cut) for cut in plan.cuts.values()}
+    distinct = {id(cut): cut for cut in plan.cuts.values()}
+    spreads = {key: _spreads(plan, cut) for key, cut in distinct.items()}
     sets: dict[_Spread, list[str]] = {}
     for name in writing_order(plan.cuts):
         for spread in spreads[id(plan.cuts[name])]:

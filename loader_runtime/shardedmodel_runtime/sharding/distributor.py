@@ -2,134 +2,208 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import translate
+from collections.abc import Sequence
+from difflib import get_close_matches
 
-from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
+from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.errors import InvalidSharding, UnsupportedArchitecture, excerpt
-from shardedmodel_runtime.formats.hf import ModelConfig
+from shardedmodel_runtime.formats.dtypes import CASTS
 from shardedmodel_runtime.parallelism import Parallelism
-from shardedmodel_runtime.sharding.cuts import REPLICATE, TensorCut
+from shardedmodel_runtime.sharding.cutter import INNER_STRATEGIES, STRATEGIES, CheckpointCutter
 from shardedmodel_runtime.sharding.families import FAMILIES
-from shardedmodel_runtime.sharding.heads import heads, packed
-from shardedmodel_runtime.sharding.plan import ShardingPlan
-from shardedmodel_runtime.sharding.rules import Rule
-from shardedmodel_runtime.sharding.strategies import (
-    Strategy,
-    Uncut,
-    column,
-    replicate,
-    row,
-    vocab,
-)
+from shardedmodel_runtime.sharding.heads import HEAD_PARTS
+from shardedmodel_runtime.sharding.plan import KEEP_DTYPE, ShardingPlan
+from shardedmodel_runtime.sharding.quantised import weight_of
+from shardedmodel_runtime.sharding.rules import Rule, RuleBook, idle_rules
 
-STRATEGIES: Mapping[str, Strategy] = {
-    "column": column,
-    "row": row,
-    "vocab": vocab,
-    "heads": heads,
-    "packed": packed,
-    REPLICATE: replicate,
-}
-"""Every strategy by the name it has in rules."""
+NAMES_SHOWN = 3
+"""Names of tensors in a message."""
 
 
 class WeightDistributor:
     """Decides how every tensor of a checkpoint is distributed over the ranks.
 
     The user's rules come before the built-in ones of the model's family; among each, the first
-    match decides. A tensor that nothing matches is replicated and marked so.
+    match decides. A tensor that nothing matches is replicated and listed.
+
+    Args:
+        parallelism: the degrees.
+        rules: the user's own.
+        dtype: ``keep``, or what floating-point tensors are cast to: ``bfloat16``, ``float16`` or
+            ``float32``.
+        allow_unmatched: also where what no rule matches is more than half of the checkpoint.
 
     Raises:
-        InvalidSharding: a rule names an unknown strategy, or the parallelism is of a kind that
-            this release does not cut for.
+        InvalidSharding: a rule or the dtype is not one of those that there are.
     """
 
-    def __init__(self, parallelism: Parallelism, rules: Sequence[Rule] = ()) -> None:
-        for kind in ("pipeline", "expert"):
-            degree = getattr(parallelism, kind)
-            if degree > 1:
-                raise InvalidSharding(
-                    f"parallelism.{kind}: {degree} is not supported in this release; use 1"
-                )
+    def __init__(
+        self,
+        parallelism: Parallelism,
+        rules: Sequence[Rule] = (),
+        *,
+        dtype: str = KEEP_DTYPE,
+        allow_unmatched: bool = False,
+    ) -> None:
+        if dtype != KEEP_DTYPE and dtype not in CASTS:
+            raise InvalidSharding(
+                f"sharding.dtype: {excerpt(dtype)!r} is not one of {[KEEP_DTYPE, *CASTS]}"
+            )
         for rule in rules:
-            if rule.strategy not in STRATEGIES:
-                raise InvalidSharding(
-                    f"sharding.rules: {excerpt(rule.match)!r} names the unknown strategy "
-                    f"{excerpt(rule.strategy)!r}; use one of {sorted(STRATEGIES)}"
-                )
+            check_rule(rule)
         self.parallelism = parallelism
         self.rules = tuple(rules)
+        self.dtype = dtype
+        self.allow_unmatched = allow_unmatched
 
     def plan(self, metadata: CheckpointMetadata) -> ShardingPlan:
         """Cut every tensor of ``metadata``; reads nothing but what it holds.
 
         Raises:
             UnsupportedArchitecture: no family is known for the model and no rule was given.
-            InvalidSharding: a rule matches nothing, or does not fit a tensor's shape.
+            InvalidSharding: a rule matches nothing, or does not fit a tensor's shape; the ranks
+                cannot share the model's heads, layers or experts; or nothing says how to cut more
+                than half of the checkpoint.
         """
         model_type = metadata.config.model_type
         family = FAMILIES.get(model_type, ())
         if not family and not self.rules:
             raise _unsupported(metadata)
         self._refuse_idle_rules(metadata)
-        chosen = _choose(metadata.tensors, (*self.rules, *family))
+        self._refuse_casting_scales(metadata)
+        chosen = self._choose(metadata, family)
+        cutter = CheckpointCutter(metadata, self.parallelism, CASTS.get(self.dtype))
 
         def is_late(name: str) -> bool:
             # Heads come first: they say which numbers of ranks work, where others only say no.
             return name not in chosen or chosen[name].strategy not in ("heads", "packed")
 
-        cuts = {
-            name: self._cut(metadata.tensors[name], chosen.get(name), metadata.config)
-            for name in sorted(metadata.tensors, key=is_late)
-        }
-        return ShardingPlan(
+        cuts = {name: cutter.cut(name, chosen[name]) for name in sorted(chosen, key=is_late)}
+        unmatched = tuple(name for name in metadata.tensors if name not in chosen)
+        cuts |= {name: cutter.leave_whole(name, cuts) for name in unmatched}
+        plan = ShardingPlan(
             self.parallelism,
             model_type,
             {name: cuts[name] for name in metadata.tensors},
-            unmatched=tuple(name for name in metadata.tensors if name not in chosen),
+            unmatched,
+            self.dtype,
         )
+        self._refuse_too_much_unmatched(metadata, plan)
+        self._refuse_idle_experts(plan)
+        return plan
 
-    def _cut(self, tensor: SourceTensor, rule: Rule | None, config: ModelConfig) -> TensorCut:
-        if rule is None:
-            return TensorCut(tensor.dtype, tensor.shape)
-        uncut = Uncut(
-            tensor.name, tensor.dtype, tensor.shape, self.parallelism.tensor, config, rule
-        )
-        axis = STRATEGIES[rule.strategy](uncut)
-        return TensorCut(
-            tensor.dtype,
-            tensor.shape,
-            rule.strategy,
-            (axis,) if axis else (),
-            added_once=rule.strategy == "row" and axis is None,
-        )
+    def _choose(self, metadata: CheckpointMetadata, family: Sequence[Rule]) -> dict[str, Rule]:
+        """The first rule that matches, by name; what belongs to a weight follows its rule."""
+        book = RuleBook((*self.rules, *family))
+        chosen: dict[str, Rule] = {}
+        for name in metadata.tensors:
+            rule = book.find(name)
+            if rule is None:
+                leader = leader_of(name)
+                rule = book.find(leader) if leader else None
+            if rule is not None:
+                chosen[name] = rule
+        return chosen
 
     def _refuse_idle_rules(self, metadata: CheckpointMetadata) -> None:
-        for rule in self.rules:
-            if not _choose(metadata.tensors, (rule,)):
-                example = next(iter(metadata.tensors), "")
-                raise InvalidSharding(
-                    f"sharding.rules: {excerpt(rule.match)!r} matches no tensor; names look like "
-                    f"{excerpt(example)!r}"
-                )
+        if not self.rules:
+            return
+        # A rule for a weight also speaks for what a quantised checkpoint has in its place.
+        names = [weight_of(name) or name for name in metadata.tensors]
+        for rule in idle_rules(self.rules, [*metadata.tensors, *names]):
+            example = next(iter(metadata.tensors), "")
+            raise InvalidSharding(
+                f"sharding.rules: {excerpt(rule.match)!r} matches no tensor; names look like "
+                f"{excerpt(example)!r}"
+            )
+
+    def _refuse_casting_scales(self, metadata: CheckpointMetadata) -> None:
+        quantisation = metadata.config.quantisation
+        if self.dtype != KEEP_DTYPE and quantisation is not None:
+            raise InvalidSharding(
+                f"sharding.dtype: {self.dtype} would cast the scales of a checkpoint that is "
+                f"quantised with {excerpt(quantisation.method)!r}; use {KEEP_DTYPE}"
+            )
+
+    def _refuse_too_much_unmatched(self, metadata: CheckpointMetadata, plan: ShardingPlan) -> None:
+        unmatched = sum(metadata.tensors[name].nbytes for name in plan.unmatched)
+        total = metadata.total_bytes
+        if self.allow_unmatched or 2 * unmatched <= total:
+            return
+        names = ", ".join(excerpt(name) for name in plan.unmatched[:NAMES_SHOWN])
+        raise InvalidSharding(
+            f"sharding.rules: no rule matches {len(plan.unmatched)} tensors of {unmatched} bytes, "
+            f"more than half of the checkpoint's {total} ({names}, …); every rank would hold them "
+            "whole: write rules for them, or allow it with sharding.allowUnmatched "
+            "(--allow-unmatched)"
+        )
+
+    def _refuse_idle_experts(self, plan: ShardingPlan) -> None:
+        degree = self.parallelism.expert
+        if degree > 1 and not any(c.expert is not None or c.axis("expert") for c in plan.kinds):
+            raise InvalidSharding(
+                f"parallelism.expert: {degree}: no rule cuts experts of this model; use 1"
+            )
 
 
-def _choose(names: Iterable[str], rules: Sequence[Rule]) -> dict[str, Rule]:
-    """The first rule that matches, by name; names without one are left out."""
-    # fnmatch itself caches 256 patterns, fewer than the rules of a user and a family can be.
-    compiled = [(re.compile(translate(rule.match)), rule) for rule in rules]
-    matches = (
-        (name, next((rule for glob, rule in compiled if glob.match(name)), None)) for name in names
-    )
-    return {name: rule for name, rule in matches if rule is not None}
+def check_rule(rule: Rule) -> None:
+    """See that what a rule says can be meant.
+
+    Raises:
+        InvalidSharding: an unknown strategy, or details that its strategy does not have.
+    """
+
+    def refuse(why: str) -> InvalidSharding:
+        return InvalidSharding(f"sharding.rules: {excerpt(rule.match)!r} {why}")
+
+    if rule.strategy not in STRATEGIES:
+        raise refuse(
+            f"names the unknown strategy {excerpt(rule.strategy)!r}; use one of {list(STRATEGIES)}"
+        )
+    if rule.inner and (rule.strategy != "experts" or rule.inner not in INNER_STRATEGIES):
+        raise refuse(
+            f"has inner {excerpt(rule.inner)!r}; inner is for the strategy experts, and one of "
+            f"{list(INNER_STRATEGIES)}"
+        )
+    strategy = rule.inner or rule.strategy
+    if rule.parts and strategy not in ("packed", "heads"):
+        raise refuse(f"has parts, which are for packed and heads, not {strategy}")
+    if strategy == "heads" and (len(rule.parts) > 1 or not set(rule.parts) <= set(HEAD_PARTS)):
+        raise refuse(f"has parts {list(rule.parts)}; heads takes one of {list(HEAD_PARTS)}")
+    if any(
+        not (isinstance(part, int) and part > 0) and part not in HEAD_PARTS for part in rule.parts
+    ):
+        raise refuse(
+            f"has parts {list(rule.parts)}; use {', '.join(HEAD_PARTS)} or whole numbers above 0"
+        )
+    if len({isinstance(part, int) for part in rule.parts}) > 1:
+        raise refuse("has parts that are heads and parts that are numbers; use either")
+    if rule.uneven not in ("refuse", "chunk"):
+        raise refuse(f"has uneven {excerpt(rule.uneven)!r}; use refuse or chunk")
+    if rule.multiple < 1:
+        raise refuse(f"has multiple {rule.multiple}; use 1 or more")
+
+
+def leader_of(name: str) -> str | None:
+    """Name of the weight whose rule a tensor follows where no rule names itself, if any.
+
+    A bias follows the weight beside it, or that of fused experts, and a companion of a quantised
+    weight its weight.
+    """
+    if name.endswith(".bias"):
+        return f"{name.removesuffix('.bias')}.weight"
+    if name.endswith("_bias"):
+        return name.removesuffix("_bias")
+    return weight_of(name)
 
 
 def _unsupported(metadata: CheckpointMetadata) -> UnsupportedArchitecture:
     weight = next((t.name for t in metadata.tensors.values() if len(t.shape) == 2), "model.weight")
+    model_type = metadata.config.model_type
+    close = get_close_matches(model_type, FAMILIES)
+    similar = f", like {', '.join(close)}," if close else ""
     return UnsupportedArchitecture(
-        f"config.json: model_type {excerpt(metadata.config.model_type)!r} has no built-in plan "
-        f"(there are {', '.join(sorted(FAMILIES))}); write rules, for example "
+        f"config.json: model_type {excerpt(model_type)!r} has no built-in plan ({len(FAMILIES)} "
+        f"types{similar} have one); write rules, for example "
         f"sharding.rules: [{{match: {excerpt(weight)!r}, strategy: column}}]"
     )

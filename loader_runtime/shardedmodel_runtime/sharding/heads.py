@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import accumulate, pairwise
 
 from shardedmodel_runtime.errors import InvalidSharding, excerpt
 from shardedmodel_runtime.formats.hf import ModelConfig
@@ -12,9 +11,9 @@ from shardedmodel_runtime.sharding.cuts import AxisCut, Range
 from shardedmodel_runtime.sharding.strategies import Uncut
 
 HEAD_PARTS = ("query", "key", "value", "group")
-"""Names that ``parts`` of a rule may hold. ``group``: a key and a value head with all the query
-heads that use them, one group after the other (Falcon's new decoder architecture); where key-value
-heads are as many as query heads, each head's query, key and value (BLOOM, GPT-NeoX)."""
+"""Names that ``parts`` of a rule may hold. ``group``: a key and a value head behind the query heads
+that use them, one group after the other. So lie Falcon's and GPTBigCode's projections, and those of
+BLOOM and GPT-NeoX, where each query head has key and value of its own."""
 
 
 def heads(tensor: Uncut) -> AxisCut:
@@ -24,72 +23,93 @@ def heads(tensor: Uncut) -> AxisCut:
     ``r // (degree / key_value_heads)``, the mapping of vLLM and Megatron-LM.
     """
     tensor.need_dimensions(1)
-    dim = tensor.output_dim
-    count = _head_count(tensor, tensor.shape[dim])
-    shared = share_heads(tensor, count, replicated=count < tensor.config.attention_heads)
-    width = tensor.shape[dim] // count
-    return tensor.cut(dim, tuple(((a * width, b * width),) for a, b in shared))
+    return _cut_parts(tensor, tensor.rule.parts or (_kind_by_size(tensor),))
 
 
 def packed(tensor: Uncut) -> AxisCut:
     """Several projections, one after the other in one tensor, each cut by itself."""
     tensor.need_dimensions(1)
+    return _cut_parts(tensor, tensor.rule.parts or (1, 1))
+
+
+def _cut_parts(tensor: Uncut, parts: tuple[str | int, ...]) -> AxisCut:
     dim = tensor.output_dim
-    parts = tensor.rule.parts or (1, 1)
-    numbers = [part for part in parts if isinstance(part, int)]
-    if len(numbers) == len(parts):
-        spans = _even_parts(tensor, dim, numbers)
-    else:
-        spans = _head_parts(tensor, dim, [str(part) for part in parts])
-    ranges = tuple(_joined(span[rank] for span in spans) for rank in range(tensor.degree))
+    sizes = [_part_size(tensor, part) for part in parts]
+    unit, rest = divmod(tensor.shape[dim], sum(sizes))
+    if rest:
+        raise tensor.refuse(
+            f"cannot divide dimension {dim} of size {tensor.shape[dim]} into its parts "
+            f"{list(parts)} of {' + '.join(str(size) for size in sizes)}"
+        )
+    spans, first = [], 0
+    for part, size in zip(parts, sizes, strict=True):
+        spans.append(_share_part(tensor, part, first, size, unit))
+        first += size * unit
+    ranges = tuple(
+        _joined(span for spans_of_part in spans for span in spans_of_part[rank])
+        for rank in range(tensor.degree)
+    )
     return tensor.cut(dim, ranges)
 
 
-def _even_parts(tensor: Uncut, dim: int, numbers: list[int]) -> list[list[Range]]:
-    unit, rest = divmod(tensor.shape[dim], sum(numbers))
-    if rest:
-        raise tensor.refuse(
-            f"cannot divide dimension {dim} of size {tensor.shape[dim]} into parts of relative "
-            f"sizes {numbers}"
-        )
-    bounds = [0, *accumulate(number * unit for number in numbers)]
-    return [tensor.shares(dim, first, stop) for first, stop in pairwise(bounds)]
-
-
-def _head_parts(tensor: Uncut, dim: int, parts: list[str]) -> list[list[Range]]:
+def _part_size(tensor: Uncut, part: str | int) -> int:
+    """How many units of the cut dimension a part takes: heads, or what the rule says."""
+    if isinstance(part, int):
+        return part
     config = tensor.config
-    _need_heads(tensor)
-    counts = [
-        config.attention_heads if part == "query" else config.key_value_heads for part in parts
-    ]
-    width, rest = divmod(tensor.shape[dim], sum(counts))
-    if rest or width % config.head_dim:
-        raise tensor.refuse(
-            f"needs {' + '.join(str(count) for count in counts)} heads of {config.head_dim} in "
-            f"dimension {dim}, for its parts {parts}"
-        )
-    spans, first = [], 0
-    for part, count in zip(parts, counts, strict=True):
-        shared = share_heads(tensor, count, replicated=part in ("key", "value"))
-        spans.append([(first + a * width, first + b * width) for a, b in shared])
-        first += count * width
-    return spans
+    if not config.attention_heads or not config.key_value_heads:
+        raise tensor.refuse("needs num_attention_heads in config.json")
+    if part == "group":
+        return config.attention_heads + 2 * config.key_value_heads
+    return config.attention_heads if part == "query" else config.key_value_heads
 
 
-def share_heads(tensor: Uncut, count: int, *, replicated: bool) -> list[Range]:
-    """Share ``count`` heads out among the ranks; ``replicated``: fewer than ranks may repeat.
+def _share_part(
+    tensor: Uncut, part: str | int, first: int, size: int, unit: int
+) -> list[list[Range]]:
+    """For each rank, its ranges of one part, which begins at ``first``."""
+    if isinstance(part, int):
+        return [[share] for share in tensor.shares(tensor.output_dim, first, first + size * unit)]
+    if part == "group":
+        shares = _share_groups(tensor)
+    else:
+        shares = [[share] for share in _share_heads(tensor, size, replicated=part != "query")]
+    return [[(first + a * unit, first + b * unit) for a, b in spans] for spans in shares]
 
-    Raises:
-        InvalidSharding: they cannot be shared; names the numbers of ranks that work.
-    """
+
+def _share_heads(tensor: Uncut, count: int, *, replicated: bool) -> list[Range]:
+    """Share ``count`` heads out among the ranks; ``replicated``: fewer than ranks may repeat."""
     degree = tensor.degree
+    if not _works(tensor.config, degree):
+        raise _indivisible(tensor, count)
     if count % degree == 0:
         share = count // degree
         return [(rank * share, (rank + 1) * share) for rank in range(degree)]
-    if replicated and degree % count == 0:
-        repeat = degree // count
-        return [(rank // repeat, rank // repeat + 1) for rank in range(degree)]
-    raise _indivisible(tensor, count)
+    if not replicated:
+        raise _indivisible(tensor, count)
+    repeat = degree // count
+    return [(rank // repeat, rank // repeat + 1) for rank in range(degree)]
+
+
+def _share_groups(tensor: Uncut) -> list[list[Range]]:
+    """Each rank's query heads, and the key and value head that they use.
+
+    A group that several ranks share gives each a share of its queries, in order, and its key and
+    value to all.
+    """
+    queries = tensor.config.attention_heads // tensor.config.key_value_heads
+    shared = _share_heads(tensor, tensor.config.key_value_heads, replicated=True)
+    sharing = max(tensor.degree // tensor.config.key_value_heads, 1)
+    share = queries // sharing
+    ranges = []
+    for rank, (group, stop) in enumerate(shared):
+        begin, end = group * (queries + 2), stop * (queries + 2)
+        if sharing == 1:
+            ranges.append([(begin, end)])
+        else:
+            own = begin + rank % sharing * share
+            ranges.append([(own, own + share), (end - 2, end)])
+    return ranges
 
 
 def _joined(spans: Iterable[Range]) -> tuple[Range, ...]:
@@ -103,21 +123,19 @@ def _joined(spans: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(joined)
 
 
-def _head_count(tensor: Uncut, size: int) -> int:
-    _need_heads(tensor)
-    config = tensor.config
-    for count in (config.attention_heads, config.key_value_heads):
+def _kind_by_size(tensor: Uncut) -> str:
+    """Whether a projection is of query or key-value heads: its size tells where they differ."""
+    config, size = tensor.config, tensor.shape[tensor.output_dim]
+    if not config.attention_heads or not config.head_dim:
+        raise tensor.refuse("needs num_attention_heads and hidden_size in config.json")
+    for kind, count in (("query", config.attention_heads), ("key", config.key_value_heads)):
         if size == count * config.head_dim:
-            return count
+            return kind
     raise tensor.refuse(
         f"needs {config.attention_heads} query or {config.key_value_heads} key-value heads of "
-        f"{config.head_dim} in dimension {tensor.output_dim}"
+        f"{config.head_dim} in dimension {tensor.output_dim}; where heads are of another size, "
+        "say which with parts: [query], [key] or [value]"
     )
-
-
-def _need_heads(tensor: Uncut) -> None:
-    if not tensor.config.attention_heads or not tensor.config.head_dim:
-        raise tensor.refuse("needs num_attention_heads and hidden_size in config.json")
 
 
 def _indivisible(tensor: Uncut, count: int) -> InvalidSharding:

@@ -61,7 +61,7 @@ Quantity = Annotated[
     int | Annotated[str, StringConstraints(max_length=64, pattern=QUANTITY_PATTERN)],
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
-Strategy = Literal["column", "row", "heads", "packed", "vocab", "replicate"]
+Strategy = Literal["column", "row", "heads", "packed", "vocab", "experts", "replicate"]
 """The runtime's strategies (``sharding.strategies``), of which a test holds this a copy."""
 
 
@@ -119,7 +119,7 @@ class ShardingRule(ApiModel):
     """How a matching tensor is cut. column: output features (dimension 0, a bias with them); row:
     input features (the last dimension, a bias stays whole); heads: as column, whole attention heads
     to a rank; packed: two equal halves, each cut as column; vocab: dimension 0, padded to fit;
-    replicate: whole on every rank."""
+    experts: whole experts to a rank; replicate: whole on every rank."""
 
 
 class Sharding(ApiModel):

@@ -12,7 +12,7 @@ from kubernetes_validate import validate  # type: ignore[import-untyped]
 from shardedmodel_operator.api import crd, reference
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import Strategy
-from shardedmodel_runtime.sharding.distributor import STRATEGIES
+from shardedmodel_runtime.sharding.cutter import STRATEGIES
 from tests.builders_operator import ModelBuilder, failure, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 

@@ -85,7 +85,7 @@ def test_shard_names_what_no_rule_matched(
     tmp_path: Path, storage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = make_checkpoint(tmp_path / "source", "bert", config={"model_type": "unheard-of"})
-    rules = '[{"match": "*.query.weight", "strategy": "heads"}]'
+    rules = '[{"match": "*.dense.weight", "strategy": "replicate"}]'
     assert main(["shard", source.uri, storage, "--tensor", "2", "--rules", rules]) == 0
     assert "which every rank holds whole: embeddings." in capsys.readouterr().err
 
@@ -95,7 +95,7 @@ def test_shard_names_what_no_rule_matched(
     [
         (["--tensor", "0"], "parallelism.tensor: 0"),
         (["--tensor", "3"], "InvalidSharding"),
-        (["--tensor", "2", "--pipeline", "2"], "parallelism.pipeline: 2"),
+        (["--tensor", "2", "--pipeline", "3"], "parallelism.pipeline: 3"),
         (["--tensor", "2", "--rules", "["], "--rules: not JSON"),
         (["--tensor", "2", "--rules", "no/such/file"], "--rules: no/such/file: No such file"),
         (["--tensor", "2", "--source-endpoint-url", "x"], "endpointUrl: 'x'"),
@@ -244,7 +244,7 @@ def test_the_plan_warns_of_what_no_rule_matched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = make_checkpoint(tmp_path / "other", "bert", config={"model_type": "unheard-of"})
-    rules = '[{"match": "*.query.weight", "strategy": "heads"}]'
+    rules = '[{"match": "*.dense.weight", "strategy": "replicate"}]'
     assert main(["plan", source.uri, "--tensor", "2", "--rules", rules]) == 0
     out = capsys.readouterr().out
     assert "replicate (no rule)" in out

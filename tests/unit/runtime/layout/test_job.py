@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shardedmodel_runtime.errors import ConfigurationError, InvalidSharding
+from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.naming import MANIFEST_KEY
@@ -106,10 +106,14 @@ def test_what_no_rule_matched_is_in_the_summary(tmp_path: Path, storage: str) ->
     config = {"model_type": "unheard-of"}
     checkpoint = make_checkpoint(tmp_path / "source", "bert", config=config)
     request = ShardRequest(
-        checkpoint.uri, storage, Parallelism(2), rules=(Rule("*.query.weight", "heads"),)
+        checkpoint.uri,
+        storage,
+        Parallelism(2),
+        rules=(Rule("*.query.weight", "heads"),),
+        allow_unmatched=True,
     )
     summary = ShardJob(request, open_store, open_store).run()
-    assert summary.unmatched.tensors == len(checkpoint.tensors) - 2
+    assert summary.unmatched.tensors == len(checkpoint.tensors) - 4
     assert len(summary.unmatched.examples) == 5
     assert len(summary.to_json()) <= TERMINATION_MESSAGE_LIMIT
 
@@ -134,9 +138,10 @@ def test_progress_begins_at_nothing_and_ends_at_everything(
     assert after.remaining_seconds == 0
 
 
-def test_only_the_checkpoints_own_dtype_is_kept() -> None:
-    with pytest.raises(ConfigurationError, match=r"sharding\.dtype: 'bfloat16'"):
-        ShardRequest("file:///a", "file:///b", Parallelism(2), dtype="bfloat16")
+def test_an_unknown_dtype_is_refused(checkpoint: Checkpoint, storage: str) -> None:
+    request = ShardRequest(checkpoint.uri, storage, Parallelism(2), dtype="int3")
+    with pytest.raises(InvalidSharding, match=r"sharding\.dtype: 'int3'"):
+        ShardJob(request, open_store, open_store).run()
 
 
 def test_peak_memory_is_of_a_python_process_and_in_bytes() -> None:

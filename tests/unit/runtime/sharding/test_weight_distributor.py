@@ -109,14 +109,12 @@ def test_a_tensor_that_nothing_names_is_replicated_and_reported() -> None:
     assert plan.unmatched_bytes == 42
 
 
-@pytest.mark.parametrize(
-    "name", ["self_attn.q_proj.qweight", "mlp.up_proj.scales", "mlp.down_proj.lora_A.weight"]
-)
-def test_what_quantisation_keeps_beside_a_weight_is_replicated_and_reported(name: str) -> None:
-    tensor = f"model.layers.0.{name}"
+@pytest.mark.parametrize("name", ["self_attn.q_proj.qweight", "mlp.up_proj.scales"])
+def test_a_packed_weight_is_refused_where_the_configuration_does_not_say_how(name: str) -> None:
     config = llama_config()
-    plan = WeightDistributor(Parallelism(2)).plan(checkpoint(config, {tensor: (64, 8)}))
-    assert plan.unmatched == (tensor,)
+    metadata = checkpoint(config, {f"model.layers.0.{name}": (64, 8)})
+    with pytest.raises(InvalidSharding, match="quant_method is missing"):
+        WeightDistributor(Parallelism(2)).plan(metadata)
 
 
 def test_cuts_keep_the_order_of_the_source() -> None:
@@ -263,12 +261,6 @@ def test_an_unknown_architecture_is_refused_with_a_rule_to_write() -> None:
     metadata = checkpoint({"model_type": "mystery"}, {"block.0.up.weight": (8, 8)})
     with pytest.raises(UnsupportedArchitecture, match=r"match: 'block\.0\.up\.weight'"):
         WeightDistributor(Parallelism(2)).plan(metadata)
-
-
-@pytest.mark.parametrize("kind", ["pipeline", "expert"])
-def test_parallelism_of_a_kind_to_come_is_refused(kind: str) -> None:
-    with pytest.raises(InvalidSharding, match=f"parallelism.{kind}: 2"):
-        WeightDistributor(Parallelism(1, **{kind: 2}))
 
 
 def test_plans_that_cut_alike_have_one_digest_and_others_another() -> None:
