@@ -210,7 +210,9 @@ class CheckpointSaver:
         """
         open_objects = most_open(objects, self.order)
         part_bytes = self.part_bytes(open_objects)
-        pool = BufferPool(max(self._buffer_bytes, (open_objects + 1) * part_bytes))
+        # No more than is used: memory that is taken for the first time costs as much as a copy.
+        in_flight = max(min(PARTS_IN_FLIGHT, self._buffer_bytes // part_bytes - open_objects), 1)
+        pool = BufferPool((open_objects + in_flight) * part_bytes)
         uploads = Uploads(pool, self._stop)
         sink = ObjectSink(objects, lambda planned: self._open(planned, part_bytes, uploads))
         try:

@@ -12,6 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.digests import ObjectDigest
 from shardedmodel_runtime.layout.uploads import Uploads
@@ -72,7 +74,9 @@ class StreamingWriter:
             if self._buffer is None:
                 self._buffer = self._uploads.take(self._next_part_size())
             count = min(len(data), len(self._buffer) - self._filled)
-            self._buffer[self._filled : self._filled + count] = data[:count]
+            # numpy's copy, unlike a slice's, lets the threads that store parts go on meanwhile.
+            into = np.frombuffer(self._buffer, np.uint8, count, self._filled)
+            np.copyto(into, np.frombuffer(data, np.uint8, count))
             self._filled += count
             data = data[count:]
             if self._filled == len(self._buffer):

@@ -1,0 +1,193 @@
+"""Measure the pre-sharder's throughput, pair by pair with what it is compared with.
+
+Run with ``python -m benchmarks.presharder_throughput``; writes
+``presharder-throughput-<date>.json`` and ``.md`` beside this file. Everything shares the machine's cores with the S3 server, and the
+machine's speed drifts, so only the ratios within one round say something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.presharder import big_llama
+from benchmarks.presharder_baselines import COPIES, plain_way, plain_way_to_s3
+from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
+from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.storage.opening import open_store
+from shardedmodel_runtime.storage.options import Credentials, StoreOptions
+from tests.builders_checkpoint import llama_shapes, write_checkpoint
+from tests.s3server import S3Server
+
+RANKS = 8
+MEGABYTES = 500
+"""Of the layers; with embeddings the checkpoint has 0.65 GB."""
+
+Round = dict[str, float]
+"""Seconds of each contender, measured one right after the other."""
+
+
+class Bench:
+    """The contenders: each does the same work into a place of its own, removed afterwards.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        folder: scratch space.
+        server: an S3 server on this machine.
+    """
+
+    def __init__(self, checkpoint: Path, folder: Path, server: S3Server) -> None:
+        self._checkpoint = checkpoint
+        self._folder = folder
+        self._server = server
+        self._buckets = 0
+
+    def to_files(self) -> Round:
+        """From a folder to a folder."""
+        ours, plain = self._folder / "ours", self._folder / "plain"
+        plain.mkdir()
+        measured = {
+            "presharder": _seconds(lambda: self._shard(ours.as_uri())),
+            "plain": _seconds(lambda: list(plain_way(self._checkpoint, RANKS, plain))),
+        }
+        shutil.rmtree(ours)
+        shutil.rmtree(plain)
+        return measured
+
+    def to_s3(self) -> Round:
+        """From a folder to S3; the copies take files that hold the layout's very bytes."""
+        layout = self._folder / "layout"
+        self._shard(layout.as_uri())
+        files = sorted(layout.rglob("*.safetensors"))
+        measured = {"presharder": self._in_bucket(lambda b: self._shard(f"s3://{b}"))}
+        for name, copy in COPIES.items():
+            measured[f"copy with {name}"] = self._in_bucket(
+                lambda b, copy=copy: copy(self._server, files, b)  # type: ignore[misc]
+            )
+        measured["plain"] = self._in_bucket(
+            lambda b: plain_way_to_s3(self._server, self._checkpoint, RANKS, b, self._folder)
+        )
+        shutil.rmtree(layout)
+        return measured
+
+    def _shard(self, storage: str) -> None:
+        credentials = Credentials(self._server.access_key, self._server.secret_key)
+        options = StoreOptions(self._server.endpoint_url, credentials=credentials)
+        request = ShardRequest(self._checkpoint.as_uri(), storage, Parallelism(RANKS))
+        ShardJob(request, open_store, lambda uri: open_store(uri, options)).run()
+
+    def _in_bucket(self, action: Callable[[str], None]) -> float:
+        self._buckets += 1
+        bucket = f"bench-{self._buckets}"
+        with closing(self._server.client()) as client:
+            client.create_bucket(Bucket=bucket)
+            seconds = _seconds(lambda: action(bucket))
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                for item in page.get("Contents", []):
+                    client.delete_object(Bucket=bucket, Key=item["Key"])
+            client.delete_bucket(Bucket=bucket)
+        return seconds
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    os.sync()  # what the contender before has left in the page cache is not this one's burden
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def summarise(rounds: list[Round], size: int) -> dict[str, Any]:
+    """Median and spread of each contender, and of its ratio to the pre-sharder in each round."""
+    contenders = {}
+    for name in rounds[0]:
+        seconds = [measured[name] for measured in rounds]
+        ratios = [measured[name] / measured["presharder"] for measured in rounds]
+        contenders[name] = {
+            "seconds": [round(value, 2) for value in seconds],
+            "medianSeconds": round(statistics.median(seconds), 2),
+            "medianMegabytesPerSecond": round(size / statistics.median(seconds) / 1e6),
+            "presharderIsFasterBy": round(statistics.median(ratios), 2),
+            "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+        }
+    return contenders
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    machine = record["machine"]
+    lines = [
+        f"# Pre-sharder throughput, {record['date']}",
+        "",
+        f"{record['what']}. {machine['cores']} cores, {machine['system']}; load average before "
+        f"{machine['loadBefore']}, after {machine['loadAfter']}. N = {record['rounds']} rounds; "
+        "ratios are medians of pairs within one round, with their range.",
+    ]
+    for way, contenders in record["results"].items():
+        lines += [
+            "",
+            f"## {way}",
+            "",
+            "| | seconds | MB/s | how many times faster the pre-sharder is |",
+        ]
+        lines += ["|---|---|---|---|"]
+        lines += [
+            f"| {name} | {c['medianSeconds']} | {c['medianMegabytesPerSecond']} | "
+            f"{c['presharderIsFasterBy']} ({c['spread'][0]} to {c['spread'][1]}) |"
+            for name, c in contenders.items()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Measure and write the dated files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    load_before = os.getloadavg()
+    rounds: dict[str, list[Round]] = {"file to file": [], "file to S3": []}
+    with tempfile.TemporaryDirectory() as temporary, S3Server() as server:
+        folder = Path(temporary)
+        config = big_llama(MEGABYTES)
+        write_checkpoint(folder / "model", config, llama_shapes(config), dtype="BF16")
+        size = (folder / "model" / "model.safetensors").stat().st_size
+        bench = Bench(folder / "model", folder, server)
+        for number in range(options.rounds + 1):
+            for way, measure in (("file to file", bench.to_files), ("file to S3", bench.to_s3)):
+                measured = measure()
+                print(way, json.dumps(measured), flush=True)
+                if number:  # the first round warms caches and imports
+                    rounds[way].append(measured)
+    record = {
+        "what": f"{size / 1e9:.2f} GB Llama, bfloat16, tensor {RANKS}, SeaweedFS beside it",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": platform.platform(terse=True),
+            "loadBefore": round(load_before[0], 1),
+            "loadAfter": round(os.getloadavg()[0], 1),
+        },
+        "rounds": options.rounds,
+        "results": {way: summarise(measured, size) for way, measured in rounds.items()},
+    }
+    path = options.output / f"presharder-throughput-{record['date']}"
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(record))
+    print(table(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
