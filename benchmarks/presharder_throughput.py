@@ -1,8 +1,9 @@
 """Measure the pre-sharder's throughput, pair by pair with what it is compared with.
 
 Run with ``python -m benchmarks.presharder_throughput``; writes
-``presharder-throughput-<date>.json`` and ``.md`` beside this file. Everything shares the machine's cores with the S3 server, and the
-machine's speed drifts, so only the ratios within one round say something.
+``presharder-throughput-<date>.json`` and ``.md`` beside this file. Everything
+shares the machine's cores with the S3 server, and the machine's speed drifts, so only the ratios
+within one round say something.
 """
 
 from __future__ import annotations
@@ -93,12 +94,7 @@ class Bench:
         bucket = f"bench-{self._buckets}"
         with closing(self._server.client()) as client:
             client.create_bucket(Bucket=bucket)
-            seconds = _seconds(lambda: action(bucket))
-            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-                for item in page.get("Contents", []):
-                    client.delete_object(Bucket=bucket, Key=item["Key"])
-            client.delete_bucket(Bucket=bucket)
-        return seconds
+        return _seconds(lambda: action(bucket))
 
 
 def _seconds(action: Callable[[], object]) -> float:
@@ -130,8 +126,8 @@ def table(record: dict[str, Any]) -> str:
     lines = [
         f"# Pre-sharder throughput, {record['date']}",
         "",
-        f"{record['what']}. {machine['cores']} cores, {machine['system']}; load average before "
-        f"{machine['loadBefore']}, after {machine['loadAfter']}. N = {record['rounds']} rounds; "
+        f"{record['what']}. {machine['cores']} cores, {machine['system']}, files in "
+        f"{machine['scratch']}; load average before {machine['loadBefore']}, after {machine['loadAfter']}. N = {record['rounds']} rounds; "
         "ratios are medians of pairs within one round, with their range.",
     ]
     for way, contenders in record["results"].items():
@@ -150,23 +146,33 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def one_round(checkpoint: Path, scratch: Path) -> dict[str, Round]:
+    """Every contender once, with a server of its own: SeaweedFS frees deleted bytes late."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, S3Server(Path(folder)) as server:
+        bench = Bench(checkpoint, scratch, server)
+        return {"file to file": bench.to_files(), "file to S3": bench.to_s3()}
+
+
 def main() -> int:
     """Measure and write the dated files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--scratch",
+        default="/dev/shm",
+        help="where files and the server's data go; default: memory",
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     load_before = os.getloadavg()
     rounds: dict[str, list[Round]] = {"file to file": [], "file to S3": []}
-    with tempfile.TemporaryDirectory() as temporary, S3Server() as server:
-        folder = Path(temporary)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as temporary:
+        checkpoint = Path(temporary) / "model"
         config = big_llama(MEGABYTES)
-        write_checkpoint(folder / "model", config, llama_shapes(config), dtype="BF16")
-        size = (folder / "model" / "model.safetensors").stat().st_size
-        bench = Bench(folder / "model", folder, server)
+        write_checkpoint(checkpoint, config, llama_shapes(config), dtype="BF16")
+        size = (checkpoint / "model.safetensors").stat().st_size
         for number in range(options.rounds + 1):
-            for way, measure in (("file to file", bench.to_files), ("file to S3", bench.to_s3)):
-                measured = measure()
+            for way, measured in one_round(checkpoint, Path(temporary)).items():
                 print(way, json.dumps(measured), flush=True)
                 if number:  # the first round warms caches and imports
                     rounds[way].append(measured)
@@ -175,6 +181,7 @@ def main() -> int:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "cores": os.cpu_count(),
+            "scratch": options.scratch,
             "system": platform.platform(terse=True),
             "loadBefore": round(load_before[0], 1),
             "loadAfter": round(os.getloadavg()[0], 1),

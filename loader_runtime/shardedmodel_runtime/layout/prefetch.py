@@ -10,10 +10,10 @@ from shardedmodel_runtime.layout.buffers import BufferPool
 from shardedmodel_runtime.layout.reading import SourceRead
 from shardedmodel_runtime.storage.base import ReadableStore
 
-READ_CHUNK_BYTES = 16 * 1024 * 1024
-"""Largest ranged read: the usual part size of multipart uploads, hence of a store's own files."""
-READS_AHEAD = 3
-"""Reads in flight while one is being cut: with it they make a budget of 64 MiB."""
+READ_CHUNK_BYTES = 8 * 1024 * 1024
+"""Largest ranged read: half the usual part of a multipart upload, so that many fit a budget."""
+READS_AHEAD = 5
+"""Reads in flight while one is being cut: with it they make a budget of 48 MiB."""
 
 
 def read_ahead(

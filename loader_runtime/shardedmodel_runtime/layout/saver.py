@@ -42,12 +42,8 @@ from shardedmodel_runtime.storage.base import ObjectStore
 logger = logging.getLogger(__name__)
 
 WRITE_BUFFER_BYTES = 345 * 1024 * 1024
-"""Default budget of part buffers: the smallest parts of 64 ranks' objects and a common one, and
+"""Default budget of part buffers: S3's smallest parts of 64 ranks' objects and a common one, and
 those in flight. With reads and the program itself, a pre-shard takes less than half a GiB."""
-MIN_PART_BYTES = 5 * 1024 * 1024
-"""Smallest part but the last that S3 takes (S3 user guide, multipart upload limits)."""
-MAX_PART_BYTES = 16 * 1024 * 1024
-"""Beyond it parts no longer save requests worth their memory; equals the checksums' block."""
 RECORD_THREADS = 16
 """Records that are looked for side by side: small requests, which mostly wait."""
 
@@ -185,17 +181,17 @@ class CheckpointSaver:
     def passes(self, objects: Sequence[PlannedObject]) -> list[tuple[PlannedObject, ...]]:
         """Group objects into those that are written in one pass over the source.
 
-        One pass where the budget has a part for each object that is open at once (65 by
+        One pass where the budget has a part for each object that is open at once (65 on S3 by
         default); more ranks than that make more passes rather than more memory.
         """
-        at_once = max(self._buffer_bytes // MIN_PART_BYTES - PARTS_IN_FLIGHT, 1)
+        at_once = max(self._buffer_bytes // self.store.part_limits[0] - PARTS_IN_FLIGHT, 1)
         return passes(objects, self.order, at_once)
 
     def part_bytes(self, open_objects: int) -> int:
         """Part size with which so many open objects fit the budget, in whole MiB."""
         share = self._buffer_bytes // (open_objects + PARTS_IN_FLIGHT)
-        whole = share // 2**20 * 2**20
-        return min(max(whole, MIN_PART_BYTES), MAX_PART_BYTES)
+        smallest, largest = self.store.part_limits
+        return min(max(share // 2**20 * 2**20, smallest), largest)
 
     @contextmanager
     def writing(self, objects: Sequence[PlannedObject]) -> Iterator[ObjectSink]:

@@ -135,6 +135,9 @@ class ReadableStore(Protocol):
 class ObjectStore(ReadableStore, Protocol):
     """A folder of objects to read and write; errors are those of reading."""
 
+    part_limits: tuple[int, int]
+    """Smallest and largest sensible part of an object, in bytes."""
+
     def require_root(self) -> None:
         """See that there is something to write into, before any work is done.
 
@@ -170,6 +173,9 @@ class ObjectStore(ReadableStore, Protocol):
 
 class CountingStore:
     """Exact counters that any number of threads add to; base of the implementations."""
+
+    part_limits = (1024 * 1024, 4 * 1024 * 1024)
+    """Where nothing has to be sent anywhere: larger parts would only fall out of caches."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -50,6 +50,11 @@ SLICE_BYTES = 1024 * 1024
 DEFAULT_REGION = "us-east-1"
 """What signatures name where nothing says a region; servers other than AWS do not mind."""
 
+MIN_PART_BYTES = 5 * 1024 * 1024
+"""Smallest part but the last that S3 takes (S3 user guide, multipart upload limits)."""
+MAX_PART_BYTES = 16 * 1024 * 1024
+"""Beyond it parts no longer save requests worth their memory; equals the checksums' block."""
+
 T = TypeVar("T")
 
 
@@ -64,6 +69,8 @@ class S3Store(CountingStore):
     Raises:
         ConfigurationError: the endpoint is no URL.
     """
+
+    part_limits = (MIN_PART_BYTES, MAX_PART_BYTES)
 
     def __init__(
         self, uri: StoreUri, options: StoreOptions, retry: RetryPolicy | None = None

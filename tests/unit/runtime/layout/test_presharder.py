@@ -11,8 +11,6 @@ from shardedmodel_runtime.layout.manifest import ManifestSource, read_manifest
 from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.recombine import recombine_layout
 from shardedmodel_runtime.layout.saver import (
-    MAX_PART_BYTES,
-    MIN_PART_BYTES,
     WRITE_BUFFER_BYTES,
     CheckpointSaver,
 )
@@ -22,11 +20,13 @@ from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.local import LocalStore, LocalWriter
 from shardedmodel_runtime.storage.opening import open_store
+from shardedmodel_runtime.storage.s3 import MAX_PART_BYTES, MIN_PART_BYTES, S3Store
 from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders_layout import Checkpoint, make_checkpoint
 
 SOURCE = ManifestSource(uri="file:///source", objects=[])
-ONE_OBJECT_AT_A_TIME = MIN_PART_BYTES * (PARTS_IN_FLIGHT + 1)
+SMALLEST_PART = LocalStore.part_limits[0]
+ONE_OBJECT_AT_A_TIME = SMALLEST_PART * (PARTS_IN_FLIGHT + 1)
 
 
 @pytest.fixture(scope="module")
@@ -106,30 +106,34 @@ def test_more_ranks_than_the_budget_holds_are_written_in_several_passes(
         assert dict(recombine_layout(manifest, layout, verified.digests)) == checkpoint.tensors
 
 
-def test_the_budget_decides_the_parts(tmp_path: Path, checkpoint: Checkpoint) -> None:
+@pytest.fixture
+def s3_saver(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A saver that has to keep to the limits of S3."""
+    monkeypatch.setattr(LocalStore, "part_limits", S3Store.part_limits)
     with open_store(tmp_path.as_uri()) as layout:
-        _, saver = make(checkpoint, layout)
-        assert saver.part_bytes(17) == MAX_PART_BYTES
-        assert saver.part_bytes(33) == 9 * 2**20
-        assert saver.part_bytes(65) == MIN_PART_BYTES
+        yield make(checkpoint, layout)[1]
+
+
+def test_the_budget_decides_the_parts(s3_saver: CheckpointSaver) -> None:
+    assert s3_saver.part_bytes(17) == MAX_PART_BYTES
+    assert s3_saver.part_bytes(33) == 9 * 2**20
+    assert s3_saver.part_bytes(65) == MIN_PART_BYTES
 
 
 @pytest.mark.parametrize("ranks", [1, 9, 17, 33, 65])
 def test_one_part_of_each_object_and_those_in_flight_fit_the_budget(
-    tmp_path: Path, checkpoint: Checkpoint, ranks: int
+    s3_saver: CheckpointSaver, ranks: int
 ) -> None:
-    with open_store(tmp_path.as_uri()) as layout:
-        _, saver = make(checkpoint, layout)
-        assert (ranks + PARTS_IN_FLIGHT) * saver.part_bytes(ranks) <= WRITE_BUFFER_BYTES
+    assert (ranks + PARTS_IN_FLIGHT) * s3_saver.part_bytes(ranks) <= WRITE_BUFFER_BYTES
 
 
 def test_buffers_stay_within_the_budget(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "source", config={"vocab_size": 64_000})
-    budget = 7 * MIN_PART_BYTES
+    budget = 7 * SMALLEST_PART
     with open_store((tmp_path / "out").as_uri()) as layout:
         run, saver = make(checkpoint, layout, tensor=1, buffer_bytes=budget)
         run.run()
-        assert saver.bytes_written == sum(o.size for o in saver.objects) > 2 * MIN_PART_BYTES
+        assert saver.bytes_written == sum(o.size for o in saver.objects) > 2 * SMALLEST_PART
         assert saver.peak_buffer_bytes <= budget
 
 
