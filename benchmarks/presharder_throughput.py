@@ -127,8 +127,9 @@ def table(record: dict[str, Any]) -> str:
         f"# Pre-sharder throughput, {record['date']}",
         "",
         f"{record['what']}. {machine['cores']} cores, {machine['system']}, files in "
-        f"{machine['scratch']}; load average before {machine['loadBefore']}, after {machine['loadAfter']}. N = {record['rounds']} rounds; "
-        "ratios are medians of pairs within one round, with their range.",
+        f"{machine['scratch']}; load average before {machine['loadBefore']}, after "
+        f"{machine['loadAfter']}. N = {record['rounds']} rounds; ratios are medians of pairs "
+        "within one round, with their range.",
     ]
     for way, contenders in record["results"].items():
         lines += [
