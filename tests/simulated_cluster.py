@@ -91,15 +91,15 @@ class SimulatedCluster:
         """Add or replace a pod."""
         self.objects["Pod", pod.body["metadata"]["name"]] = pod.body
 
-    def job_pod(self, attempt: int = 1) -> PodBuilder:
-        """A new pod of the Job of an attempt, in place of the one it has."""
+    def job_pod(self, attempt: int = 1, worker: int = 0) -> PodBuilder:
+        """A new pod of the Job of an attempt, in place of the one that the worker has."""
         job = next(
             o
             for o in self.of_kind("Job")
             if o["metadata"]["labels"]["shardedmodel.dev/attempt"] == str(attempt)
         )
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-        pod = PodBuilder(f"{name}-x7k2p", uid, "shard", job["metadata"]["labels"])
+        pod = PodBuilder(f"{name}-x7k2{worker}", uid, "shard", job["metadata"]["labels"])
         self.put_pod(pod)
         return pod
 

@@ -45,7 +45,7 @@ def request_hash(
     storage_endpoint_url: str,
     parallelism: Parallelism,
     dtype: str,
-    rules: Sequence[Mapping[str, str]],
+    rules: Sequence[Mapping[str, Any]],
 ) -> str:
     """Name what a spec asks for, without reading any storage (names the pre-shard Job)."""
     return content_hash(

@@ -85,7 +85,9 @@ def _rules(schema: Json, path: str) -> Iterator[str]:
     for rule in schema.get("x-kubernetes-validations", []):
         yield f"- `{path}`: {rule['message']}"
     for name, field in schema.get("properties", {}).items():
-        yield from _rules(field, name if path == "metadata" else f"{path}.{name}")
+        where = name if path == "metadata" else f"{path}.{name}"
+        yield from _rules(field, where)
+        yield from _rules(field.get("items", {}), f"{where}[]")
 
 
 if __name__ == "__main__":

@@ -76,5 +76,5 @@ def spec_request_hash(spec: ShardedModelSpec) -> str:
         storage_endpoint_url=spec.storage.endpoint_url,
         parallelism=spec.parallelism.degrees(),
         dtype=spec.sharding.dtype,
-        rules=[rule.model_dump() for rule in spec.sharding.rules],
+        rules=[rule.to_rule() for rule in spec.sharding.rules],
     )

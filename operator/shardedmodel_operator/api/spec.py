@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from shardedmodel_operator.api.base import MAX_URI, ApiModel, LongText, ShortText, cel, validations
+from shardedmodel_operator.api.base import (
+    INT32_MAX,
+    MAX_URI,
+    ApiModel,
+    LongText,
+    ShortText,
+    cel,
+    validations,
+)
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
 
 URI_PATTERN = r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/.*)?|file:///.+)$"
@@ -27,7 +35,11 @@ MAX_SECONDS = 7 * 24 * 3600
 in milliseconds from passing."""
 MAX_REPLICAS = 1024
 """Groups of one model: each is a StatefulSet, and above this a model wants several resources."""
-NOT_IN_RELEASE = "is not supported in this release; leave it out or set it to 1"
+MAX_RANKS = 1024
+"""Ranks of one group: as many as its report may list (``GroupReport.ranks``)."""
+MAX_SHARD_WORKERS = 64
+"""Pods that share a pre-shard Job: a store's bandwidth is used up by fewer."""
+RANKS_HINT = f"tensor x pipeline x expert must be at most {MAX_RANKS} ranks"
 
 
 def known_address(uri: str) -> bool:
@@ -50,19 +62,27 @@ EndpointUrl = Annotated[
     validations(cel(f"self == '' || self.matches('{ENDPOINT_PATTERN}')", ENDPOINT_HINT)),
 ]
 Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE)]
-OnlyOne = Annotated[
-    int,
-    Field(ge=1, le=MAX_DEGREE),
-    validations(cel("self == 1", f"more than 1 {NOT_IN_RELEASE}")),
-]
 QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 """A Kubernetes quantity (``resource.Quantity``): a number with an SI, binary or exponent suffix."""
 Quantity = Annotated[
     int | Annotated[str, StringConstraints(max_length=64, pattern=QUANTITY_PATTERN)],
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
-Strategy = Literal["column", "row", "heads", "packed", "vocab", "experts", "replicate"]
-"""The runtime's strategies (``sharding.strategies``), of which a test holds this a copy."""
+Strategy = Literal["column", "row", "heads", "vocab", "packed", "experts", "replicate"]
+"""The runtime's strategies (``sharding.distributor``), of which a test holds this a copy."""
+Part = Annotated[
+    Annotated[int, Field(ge=1, le=INT32_MAX)]
+    | Annotated[str, StringConstraints(max_length=8, pattern=r"^(query|key|value|group)$")],
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
+"""One of the tensors that are packed into one: attention heads by name, or a relative size."""
+RULE_FIELDS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    ("parts", "size(self.parts) == 0", ("packed", "heads", "experts"), "packed, heads or experts"),
+    ("inner", "self.inner == ''", ("experts",), "experts"),
+    ("multiple", "self.multiple == 64", ("vocab",), "vocab"),
+)
+"""Fields of a rule that mean something to some strategies alone: what leaves them at their default
+in CEL, the strategies, and their names for people."""
 
 
 class SecretReference(ApiModel):
@@ -98,12 +118,24 @@ class Source(Store):
 class ParallelismSpec(ApiModel):
     """Into how many ranks the model is cut."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                cel(
+                    "self.tensor * (has(self.pipeline) ? self.pipeline : 1) * "
+                    f"(has(self.expert) ? self.expert : 1) <= {MAX_RANKS}",
+                    RANKS_HINT,
+                )
+            ]
+        }
+    )
+
     tensor: Degree
     """Degree of tensor parallelism: ranks that share each layer."""
-    pipeline: OnlyOne = 1
-    """Degree of pipeline parallelism; only 1 in this release."""
-    expert: OnlyOne = 1
-    """Degree of expert parallelism; only 1 in this release."""
+    pipeline: Degree = 1
+    """Degree of pipeline parallelism: stages, each of some layers, balanced by bytes."""
+    expert: Degree = 1
+    """Degree of expert parallelism: ranks that share the experts of each layer."""
 
     def degrees(self) -> Parallelism:
         """The runtime's value for it."""
@@ -113,13 +145,46 @@ class ParallelismSpec(ApiModel):
 class ShardingRule(ApiModel):
     """How the tensors that a pattern matches are cut."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                cel(
+                    f"!has(self.{field}) || {unset} || self.strategy in {list(strategies)}",
+                    f"{field} is for the strategy {names} alone",
+                )
+                for field, unset, strategies, names in RULE_FIELDS
+            ]
+        }
+    )
+
     match: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     """Shell-style pattern of tensor names, such as `*.q_proj.weight`."""
     strategy: Strategy
     """How a matching tensor is cut. column: output features (dimension 0, a bias with them); row:
     input features (the last dimension, a bias stays whole); heads: as column, whole attention heads
-    to a rank; packed: two equal halves, each cut as column; vocab: dimension 0, padded to fit;
-    experts: whole experts to a rank; replicate: whole on every rank."""
+    to a rank; vocab: dimension 0, padded to fit; packed: several tensors in one, each cut by
+    itself; experts: whole experts to an expert rank; replicate: whole on every rank."""
+    transposed: bool = False
+    """Whether the weight lies as (input, output), as GPT-2's does: column cuts its last dimension,
+    row the one before it."""
+    parts: Annotated[list[Part], Field(max_length=16)] = []
+    """Of packed: the tensors that lie one after the other, `query`, `key`, `value` and `group`
+    (attention heads) or whole numbers (relative sizes). Empty: two equal halves."""
+    inner: Literal["", "column", "row", "packed", "replicate"] = ""
+    """Of experts: how each expert is cut over the tensor ranks; empty: not at all."""
+    uneven: Literal["refuse", "chunk"] = "refuse"
+    """What becomes of a dimension that the ranks do not divide: refuse it, or cut it as
+    `torch.chunk` does, the last ranks getting less."""
+    multiple: Annotated[int, Field(ge=1, le=65536)] = 64
+    """Of vocab: the padded size is a multiple of it."""
+
+    def to_rule(self) -> dict[str, Any]:
+        """The rule as the runtime takes it, fields at their default left out.
+
+        So a release that adds a field names the same requests as before.
+        """
+        required = {"match": self.match, "strategy": self.strategy}
+        return required | self.model_dump(mode="json", exclude_defaults=True)
 
 
 class Sharding(ApiModel):
@@ -127,8 +192,15 @@ class Sharding(ApiModel):
 
     rules: Annotated[list[ShardingRule], Field(max_length=MAX_RULES)] = []
     """Rules that go before the built-in ones; the first that matches a tensor wins."""
-    dtype: Literal["keep"] = "keep"
-    """Element type of the shards: `keep` leaves each tensor's own."""
+    dtype: Literal["keep", "bfloat16", "float16", "float32"] = "keep"
+    """Element type of the shards: `keep` leaves each tensor's own; the others cast floating point
+    weights on the way."""
+    allow_unmatched: bool = False
+    """Cut a checkpoint also when no rule matches more than half of its bytes, which are then whole
+    on every rank."""
+    workers: Annotated[int, Field(ge=1, le=MAX_SHARD_WORKERS)] = 1
+    """Pods of the pre-shard Job that share the work; above 1 it is an Indexed Job (Kubernetes 1.24
+    and later)."""
 
 
 class Resources(ApiModel):

@@ -15,7 +15,9 @@ from pydantic import ValidationError
 
 from shardedmodel_operator.api.spec import (
     ENDPOINT_HINT,
-    NOT_IN_RELEASE,
+    MAX_RANKS,
+    RANKS_HINT,
+    RULE_FIELDS,
     URI_HINT,
     ShardedModelSpec,
     known_address,
@@ -84,6 +86,7 @@ def semantic_problems(name: str, spec: ShardedModelSpec) -> list[Problem]:
         *_name(name),
         *_addresses(spec),
         *_parallelism(spec),
+        *_rules(spec),
         *_template(spec.workers.template),
     ]
 
@@ -109,16 +112,26 @@ def _shown(address: str) -> str:
 
 
 def _parallelism(spec: ShardedModelSpec) -> Iterator[Problem]:
-    for field in ("pipeline", "expert"):
-        if (value := getattr(spec.parallelism, field)) > 1:
-            yield Problem(f"spec.parallelism.{field}", f"{value} {NOT_IN_RELEASE}")
-    world, per_pod = spec.parallelism.degrees().world_size, spec.workers.gpus_per_pod
+    degrees, per_pod = spec.parallelism, spec.workers.gpus_per_pod
+    world = degrees.tensor * degrees.pipeline * degrees.expert
+    if world > MAX_RANKS:
+        yield Problem("spec.parallelism", f"{world} ranks are too many; {RANKS_HINT}")
+        return
     if world % per_pod:
         works = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
         yield Problem(
             "spec.workers.gpusPerPod",
             f"{per_pod} does not divide the {world} ranks of spec.parallelism; use one of {works}",
         )
+
+
+def _rules(spec: ShardedModelSpec) -> Iterator[Problem]:
+    for index, rule in enumerate(spec.sharding.rules):
+        for field, _, strategies, names in RULE_FIELDS:
+            value = getattr(rule, field)
+            if value != type(rule).model_fields[field].default and rule.strategy not in strategies:
+                path = f"spec.sharding.rules[{index}].{field}"
+                yield Problem(path, f"{value!r} is for the strategy {names} alone; remove it")
 
 
 def _template(template: Mapping[str, Any]) -> Iterator[Problem]:

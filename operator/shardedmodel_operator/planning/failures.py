@@ -35,6 +35,9 @@ SIGNAL_BASE = 128
 """Exit codes above it are 128 + the signal that killed the process (POSIX shells, containerd)."""
 SIGNALS = {6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 
+CONSEQUENCES = ("GroupError", "Terminated")
+"""What a container says when it ended because of another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -161,12 +164,13 @@ def told_failure(message: str) -> Failure | None:
 def worst(faults: Iterable[Fault]) -> Fault | None:
     """The fault to report: what needs somebody first, then causes before their consequences.
 
-    A rank that dies makes its peers give up with ``GroupError`` moments later; the first one
-    that ended, for another reason, is the cause.
+    A rank that dies makes its peers give up with ``GroupError`` moments later, and a worker of a
+    Job that fails gets the others ``Terminated``; the first one that ended, for another reason, is
+    the cause.
     """
 
     def order(fault: Fault) -> tuple[bool, bool, bool, float]:
         ended = fault.at.timestamp() if fault.at else 0.0
-        return (not fault.stalled, fault.reason == "GroupError", fault.at is None, ended)
+        return (not fault.stalled, fault.reason in CONSEQUENCES, fault.at is None, ended)
 
     return min(faults, key=order, default=None)

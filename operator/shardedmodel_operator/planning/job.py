@@ -60,12 +60,23 @@ def shard_job(
             "labels": own_labels | {labels.TEMPLATE: template_hash(spec, settings)},
             "ownerReferences": [owner_reference(model)],
         },
-        "spec": {"backoffLimit": 0, "template": _template(spec, own_labels, settings)},
+        "spec": {
+            "backoffLimit": 0,
+            **_completions(spec.sharding.workers),
+            "template": _template(spec, own_labels, settings),
+        },
     }
 
 
+def _completions(workers: int) -> dict[str, Any]:
+    """Fields of a Job whose pods share the work; none for one pod, which every server knows."""
+    if workers == 1:
+        return {}
+    return {"completionMode": "Indexed", "completions": workers, "parallelism": workers}
+
+
 def template_hash(spec: ShardedModelSpec, settings: PlanSettings) -> str:
-    """Name the pod that an attempt would run, whatever its number."""
+    """Name the pods that an attempt would run, whatever its number."""
     return content_hash(_template(spec, {}, settings))
 
 
@@ -105,8 +116,8 @@ def _container(spec: ShardedModelSpec, settings: PlanSettings) -> dict[str, Any]
 
 def _flags(spec: ShardedModelSpec) -> list[str]:
     degrees = spec.parallelism
-    rules = [rule.model_dump() for rule in spec.sharding.rules]
-    return flags(
+    rules = [rule.to_rule() for rule in spec.sharding.rules]
+    given = flags(
         tensor=degrees.tensor,
         pipeline=degrees.pipeline,
         expert=degrees.expert,
@@ -117,6 +128,8 @@ def _flags(spec: ShardedModelSpec) -> list[str]:
         storage_endpoint_url=spec.storage.endpoint_url,
         source_region=spec.source.region,
         storage_region=spec.storage.region,
+        workers=spec.sharding.workers if spec.sharding.workers > 1 else "",
         port=HTTP_PORT,
         termination_log="/dev/termination-log",
     )
+    return given + (["--allow-unmatched"] if spec.sharding.allow_unmatched else [])

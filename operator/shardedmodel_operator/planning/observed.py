@@ -200,6 +200,8 @@ class Job:
     """One attempt at pre-sharding."""
 
     meta: Meta
+    workers: int = 1
+    """Pods that share its work."""
     succeeded: bool = False
     failed: bool = False
     reason: str = ""
@@ -209,17 +211,19 @@ class Job:
     @classmethod
     def from_object(cls, body: Body) -> Job:
         """Trim a Job to its outcome."""
+        meta, workers = Meta.from_object(body), body["spec"].get("completions") or 1
         for condition in (body.get("status") or {}).get("conditions") or []:
             if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
                 return cls(
-                    meta=Meta.from_object(body),
+                    meta=meta,
+                    workers=workers,
                     succeeded=condition["type"] == "Complete",
                     failed=condition["type"] == "Failed",
                     reason=condition.get("reason") or "",
                     message=condition.get("message") or "",
                     finished_at=parse_time(condition.get("lastTransitionTime")),
                 )
-        return cls(meta=Meta.from_object(body))
+        return cls(meta=meta, workers=workers)
 
     @property
     def finished(self) -> bool:
@@ -283,8 +287,8 @@ class Service:
 class Observed:
     """All that is observed of one model (objects that carry its label), and pulled reports.
 
-    ``shard_progress`` is keyed by Job name, ``group_reports`` by StatefulSet name; what could not
-    be pulled is absent. ``ReportTarget.key`` is the same name.
+    ``shard_progress`` is keyed by the Job's pod, ``group_reports`` by StatefulSet name; what could
+    not be pulled is absent. ``ReportTarget.key`` is the same name.
     """
 
     jobs: tuple[Job, ...] = ()
@@ -305,7 +309,7 @@ class ReportTarget:
     """A report worth pulling."""
 
     key: str
-    """Name of the Job or of the StatefulSet: the key under which ``Observed`` keeps it."""
+    """Name of the Job's pod or of the StatefulSet: the key under which ``Observed`` keeps it."""
     url: str
     kind: str
     """``ShardProgress`` or ``GroupReport``."""
@@ -320,7 +324,7 @@ def report_targets(uid: str, observed: Observed) -> list[ReportTarget]:
     for job in observed.jobs:
         if job.meta.owner_uid == uid and not job.finished:
             targets += [
-                ReportTarget(job.meta.name, report_url(pod.ip), "ShardProgress")
+                ReportTarget(pod.meta.name, report_url(pod.ip), "ShardProgress")
                 for pod in observed.pods_of(job.meta)
                 if pod.running
             ]

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
-
 from shardedmodel_operator.api.resource import ShardedModel, spec_request_hash
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.api.status import ShardingStatus
-from shardedmodel_operator.planning.failures import Fault, pod_fault
+from shardedmodel_operator.planning.failures import Fault, pod_fault, worst
 from shardedmodel_operator.planning.group import Layout
 from shardedmodel_operator.planning.job import template_hash
+from shardedmodel_operator.planning.job_reports import (
+    finished_status,
+    job_summary,
+    progress_status,
+)
 from shardedmodel_operator.planning.missing import due_at, missing_fault, since
 from shardedmodel_operator.planning.observed import Job, Observed, Pod
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_runtime.errors import excerpt
-from shardedmodel_runtime.report import ShardProgress, ShardSummary
 
 MAX_DOUBLINGS = 16
 """Exponent of the back-off is bounded, so that a year of attempts does not overflow a float."""
@@ -87,7 +89,7 @@ def _view(
     if job is None:
         idle = base.layout is not None or spec.suspend
         return base if idle else replace(base, next_attempt=1)
-    if base.layout is not None and (job.succeeded or _summary(observed, job)):
+    if base.layout is not None and (job.succeeded or job_summary(observed, job)):
         return base
     due = None
     if job.finished:
@@ -119,15 +121,16 @@ def _status_now(
     """
     if job is None:
         return cached
-    summary = _summary(observed, job)
+    summary = job_summary(observed, job)
     if summary is not None:
-        return _status_of(summary, cached.request_hash, job.attempt)
-    missed = not job.finished and not any(p.meta.owner_uid == job.meta.uid for p in observed.pods)
+        return finished_status(summary, cached.request_hash, job.attempt)
+    if not cached.layout_hash and cached.attempt != job.attempt:
+        cached = ShardingStatus(request_hash=cached.request_hash)
+    pods = sum(pod.meta.owner_uid == job.meta.uid for pod in observed.pods)
+    missed = not job.finished and pods < job.workers
     missing = since(cached.pods_missing_since, missed, now)
     status = cached.model_copy(update={"attempt": job.attempt, "pods_missing_since": missing})
-    if job.finished:
-        return status
-    return _with_progress(status, observed.shard_progress.get(job.meta.name))
+    return status if job.finished else progress_status(status, observed, job)
 
 
 def backoff(attempt: int, settings: PlanSettings) -> timedelta:
@@ -154,10 +157,10 @@ def relayout(view: ShardingView, fault: Fault | None, settings: PlanSettings) ->
 def job_fault(observed: Observed, job: Job) -> Fault | None:
     """Why a Job failed: what its pod says, or what is left to say without it."""
     who = f"pre-shard attempt {job.attempt}"
-    for pod in observed.pods_of(job.meta):
-        fault = pod_fault(pod, who)
-        if fault is not None:
-            return fault
+    faults = (pod_fault(pod, who) for pod in observed.pods_of(job.meta))
+    fault = worst(fault for fault in faults if fault is not None)
+    if fault is not None:
+        return fault
     if not job.failed:
         return _mute(observed, job, who)
     text = excerpt(job.message) or "its pod is gone"
@@ -186,26 +189,15 @@ def _running_fault(
 ) -> Fault | None:
     """What keeps the latest attempt from running, or else what the one before failed of."""
     job = jobs[-1]
-    for pod in pods:
-        fault = pod_fault(pod, f"pre-shard attempt {job.attempt}")
-        if fault is not None:
-            return fault
-    missed = missing_fault("Job", job.meta.name, (len(pods), 1), missing, settings, now)
+    faults = (pod_fault(pod, f"pre-shard attempt {job.attempt}") for pod in pods)
+    fault = worst(fault for fault in faults if fault is not None)
+    if fault is not None:
+        return fault
+    missed = missing_fault("Job", job.meta.name, (len(pods), job.workers), missing, settings, now)
     if missed is not None:
         return missed
     before = [j for j in jobs[:-1] if j.failed]
     return job_fault(observed, before[-1]) if before else None
-
-
-def _summary(observed: Observed, job: Job) -> ShardSummary | None:
-    for pod in observed.pods_of(job.meta):
-        for container in pod.containers:
-            if container.terminated is not None:
-                try:
-                    return ShardSummary.model_validate_json(container.terminated.message)
-                except ValidationError:
-                    continue
-    return None
 
 
 def _cached(model: ShardedModel, request: str) -> ShardingStatus:
@@ -222,41 +214,3 @@ def _layout(spec: ShardedModelSpec, status: ShardingStatus) -> Layout | None:
         return None
     uri = f"{spec.storage.uri.rstrip('/')}/{status.layout_hash}"
     return Layout(status.layout_hash, uri, status.max_rank_bytes)
-
-
-def _status_of(summary: ShardSummary, request: str, attempt: int) -> ShardingStatus:
-    rate = summary.bytes / summary.seconds if summary.seconds and not summary.reused else 0
-    return ShardingStatus(
-        request_hash=request,
-        attempt=attempt,
-        layout_hash=summary.layout_hash,
-        manifest_uri=summary.manifest_uri,
-        objects=summary.objects,
-        bytes=summary.bytes,
-        bytes_done=summary.bytes,
-        bytes_per_second=float(round(rate)),
-        seconds=round(summary.seconds, 3),
-        source_bytes=summary.source_bytes,
-        source_bytes_read=summary.source_bytes_read,
-        max_rank_bytes=summary.max_rank_bytes,
-        peak_memory_bytes=summary.peak_memory_bytes,
-        reused=summary.reused,
-        unmatched_tensors=summary.unmatched.tensors,
-        unmatched_bytes=summary.unmatched.bytes,
-    )
-
-
-def _with_progress(status: ShardingStatus, progress: ShardProgress | None) -> ShardingStatus:
-    if status.layout_hash or progress is None:
-        return status
-    left = progress.remaining_seconds
-    return ShardingStatus(
-        request_hash=status.request_hash,
-        attempt=status.attempt,
-        objects=progress.objects,
-        bytes=progress.bytes,
-        bytes_done=progress.bytes_done,
-        bytes_per_second=float(round(progress.bytes_per_second)),
-        remaining_seconds=None if left is None else round(left, 1),
-        seconds=round(progress.seconds, 1),
-    )

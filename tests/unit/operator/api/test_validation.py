@@ -26,6 +26,10 @@ def with_template(template: dict[str, Any]) -> ModelBuilder:
     return ModelBuilder().with_workers(template=template)
 
 
+def with_rule(**fields: Any) -> ModelBuilder:
+    return ModelBuilder().with_spec(sharding={"rules": [{"match": "*", **fields}]})
+
+
 CASES: list[tuple[str, ModelBuilder, str]] = [
     (
         "no ranks",
@@ -52,15 +56,33 @@ CASES: list[tuple[str, ModelBuilder, str]] = [
         "spec.storage.uri: 'gs://x'",
     ),
     (
-        "pipeline",
-        ModelBuilder().with_parallelism(pipeline=2),
-        "spec.parallelism.pipeline: 2 is not supported in this release; leave it out or set it "
-        "to 1",
+        "too many ranks",
+        ModelBuilder().with_parallelism(tensor=64, pipeline=8, expert=4),
+        "spec.parallelism: 2048 ranks are too many; tensor x pipeline x expert must be at most "
+        "1024 ranks",
     ),
     (
-        "expert",
-        ModelBuilder().with_parallelism(expert=4),
-        "spec.parallelism.expert: 4 is not supported in this release",
+        "parts of a plain strategy",
+        with_rule(strategy="column", parts=["query"]),
+        "spec.sharding.rules[0].parts: ['query'] is for the strategy packed, heads or experts "
+        "alone; remove it",
+    ),
+    (
+        "inner of a plain strategy",
+        with_rule(strategy="packed", inner="row"),
+        "spec.sharding.rules[0].inner: 'row' is for the strategy experts alone",
+    ),
+    (
+        "multiple of a plain strategy",
+        with_rule(strategy="row", multiple=8),
+        "spec.sharding.rules[0].multiple: 8 is for the strategy vocab alone",
+    ),
+    ("unknown part", with_rule(strategy="packed", parts=["gate"]), "spec.sharding.rules[0].parts"),
+    ("part of no size", with_rule(strategy="packed", parts=[0]), "spec.sharding.rules[0].parts"),
+    (
+        "unknown dtype",
+        ModelBuilder().with_spec(sharding={"dtype": "int8"}),
+        "spec.sharding.dtype: 'int8' should be 'keep', 'bfloat16', 'float16' or 'float32'",
     ),
     (
         "indivisible",
@@ -162,9 +184,24 @@ def test_addresses_that_can_be_opened_are_accepted(uri: str) -> None:
     assert problems(with_source(uri=uri)) == []
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"strategy": "packed", "parts": ["query", "key", "value"]},
+        {"strategy": "packed", "parts": [2, 1, 1], "transposed": True},
+        {"strategy": "experts", "inner": "packed"},
+        {"strategy": "vocab", "multiple": 128, "uneven": "chunk"},
+    ],
+)
+def test_every_field_of_a_rule_has_its_strategy(rule: dict[str, Any]) -> None:
+    assert problems(with_rule(**rule)) == []
+
+
 def test_all_problems_are_told_at_once() -> None:
-    builder = with_source(uri="ftp://x").with_parallelism(pipeline=2, expert=2)
-    assert len(problems(builder)) == 3
+    builder = with_source(uri="ftp://x").with_parallelism(tensor=2000)
+    builder.body["spec"]["storage"]["uri"] = "ftp://y"
+    builder.with_workers(entrypoint="no function")
+    assert len(problems(builder)) == 2
 
 
 def test_a_long_list_of_problems_is_cut_and_counted() -> None:

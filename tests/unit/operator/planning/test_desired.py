@@ -138,6 +138,50 @@ def test_the_job_is_started_as_the_runtime_expects() -> None:
     }
 
 
+def test_the_job_is_told_of_all_that_shapes_the_shards() -> None:
+    rule = {"match": "*.qkv", "strategy": "packed", "parts": ["query", 2], "transposed": True}
+    sharding = {"rules": [rule], "dtype": "bfloat16", "allowUnmatched": True, "workers": 4}
+    builder = ModelBuilder().with_spec(sharding=sharding).with_parallelism(pipeline=2, expert=3)
+    arguments = container(a_job(builder))["args"]
+    assert arguments[-1] == "--allow-unmatched"
+    flags = dict(zip(arguments[3:-1:2], arguments[4:-1:2], strict=True))
+    assert json.loads(flags["--rules"]) == [rule]
+    assert (flags["--pipeline"], flags["--expert"]) == ("2", "3")
+    assert (flags["--dtype"], flags["--workers"]) == ("bfloat16", "4")
+
+
+def test_workers_are_the_pods_of_an_indexed_job() -> None:
+    spec = a_job(ModelBuilder().with_spec(sharding={"workers": 4}))["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
+    validate(a_job(ModelBuilder().with_spec(sharding={"workers": 4})), "1.25", strict=True)
+
+
+def test_one_worker_is_a_job_that_every_server_knows() -> None:
+    assert set(a_job()["spec"]) == {"backoffLimit", "template"}
+
+
+@pytest.mark.parametrize("sharding", [{"workers": 4}, {"allowUnmatched": True}])
+def test_how_the_shards_are_made_does_not_name_the_request(sharding: dict[str, Any]) -> None:
+    assert ModelBuilder().with_spec(sharding=sharding).request == ModelBuilder().request
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"strategy": "row"}, {"transposed": True}, {"uneven": "chunk"}],
+)
+def test_every_field_of_a_rule_names_the_request(rule: dict[str, Any]) -> None:
+    plain = {"match": "*", "strategy": "column"}
+    named = ModelBuilder().with_spec(sharding={"rules": [plain | rule]}).request
+    assert named != ModelBuilder().with_spec(sharding={"rules": [plain]}).request
+
+
+def test_a_rule_with_its_defaults_written_out_names_the_same_request() -> None:
+    plain = {"match": "*", "strategy": "column"}
+    full = plain | {"transposed": False, "parts": [], "inner": "", "uneven": "refuse"}
+    named = ModelBuilder().with_spec(sharding={"rules": [full]}).request
+    assert named == ModelBuilder().with_spec(sharding={"rules": [plain]}).request
+
+
 def test_the_job_never_retries_by_itself() -> None:
     job = a_job()
     assert job["spec"]["backoffLimit"] == 0

@@ -164,7 +164,7 @@ def test_a_running_job_is_asked_and_a_finished_one_is_not() -> None:
     job = JobBuilder("0" * 20)
     pod = PodBuilder("pod", job.body["metadata"]["uid"], "shard").running()
     (target,) = report_targets("uid-tiny", observed(pod, job=job))
-    assert (target.key, target.kind) == ("tiny-shard-00000000-1", "ShardProgress")
+    assert (target.key, target.kind) == ("pod", "ShardProgress")
     assert report_targets("uid-tiny", observed(pod, job=job.ended("Complete"))) == []
 
 

@@ -52,8 +52,7 @@ def test_all_conditions_are_set_at_the_first_look() -> None:
 def test_progress_of_the_running_job_is_shown_and_polled() -> None:
     cluster = SimulatedCluster()
     cluster.settle()
-    cluster.job_pod().running()
-    name = cluster.names("Job")[0]
+    name = cluster.job_pod().running().body["metadata"]["name"]
     cluster.progress[name] = ShardProgress(
         objects=3, bytes=100, bytes_done=40, bytes_per_second=20, remaining_seconds=3, seconds=2
     )
@@ -68,8 +67,7 @@ def test_progress_of_the_running_job_is_shown_and_polled() -> None:
 def test_progress_that_was_shown_stays_while_the_report_cannot_be_pulled() -> None:
     cluster = SimulatedCluster()
     cluster.settle()
-    cluster.job_pod().running()
-    name = cluster.names("Job")[0]
+    name = cluster.job_pod().running().body["metadata"]["name"]
     cluster.progress[name] = ShardProgress(
         objects=3, bytes=100, bytes_done=40, bytes_per_second=20, seconds=2
     )

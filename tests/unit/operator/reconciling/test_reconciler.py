@@ -189,7 +189,7 @@ def test_a_running_job_is_asked_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -
     _, seen = reconcile(world, cache, Plan(SAME), monkeypatch)
     assert [target.url for target in world.asked] == ["http://10.0.0.9:8080/report"]
     assert seen is not None
-    assert seen.shard_progress["llama-shard"].bytes_done == 1
+    assert seen.shard_progress["llama-shard-x"].bytes_done == 1
 
 
 def test_a_refusal_does_not_keep_what_is_outdated(monkeypatch: pytest.MonkeyPatch) -> None:
