@@ -91,21 +91,24 @@ class SimulatedCluster:
         """Add or replace a pod."""
         self.objects["Pod", pod.body["metadata"]["name"]] = pod.body
 
-    def job_pod(self, attempt: int = 1, worker: int = 0) -> PodBuilder:
+    def job_pod(self, attempt: int = 1, worker: int = 0, request: str = "") -> PodBuilder:
         """A new pod of the Job of an attempt, in place of the one that the worker has."""
         job = next(
             o
             for o in self.of_kind("Job")
             if o["metadata"]["labels"]["shardedmodel.dev/attempt"] == str(attempt)
+            and request in ("", o["metadata"]["labels"]["shardedmodel.dev/request"])
         )
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         pod = PodBuilder(f"{name}-x7k2{worker}", uid, "shard", job["metadata"]["labels"])
         self.put_pod(pod)
         return pod
 
-    def end_job(self, kind: str, exit_code: int, message: str, attempt: int = 1) -> None:
+    def end_job(
+        self, kind: str, exit_code: int, message: str, attempt: int = 1, request: str = ""
+    ) -> None:
         """Let an attempt end with a termination message."""
-        pod = self.job_pod(attempt).ended(exit_code, message, at=self.now)
+        pod = self.job_pod(attempt, request=request).ended(exit_code, message, at=self.now)
         pod.body["status"]["phase"] = "Failed" if exit_code else "Succeeded"
         owner = pod.body["metadata"]["ownerReferences"][0]["uid"]
         job = next(o for o in self.of_kind("Job") if o["metadata"]["uid"] == owner)

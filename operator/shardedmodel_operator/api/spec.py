@@ -248,6 +248,13 @@ class Rollout(ApiModel):
     strategy: Literal["Surge", "Recreate"] = "Surge"
     """Surge: the new revision comes up beside the old and takes over when all its ranks are ready.
     Recreate: the old goes first, for where GPUs are scarce."""
+    progress_deadline_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] = 1800
+    """A model that comes no nearer to Ready for so long is Stalled: no other spec, layout or
+    revision, no more bytes written or loaded, no more ranks. It is tried on, and what serves goes
+    on serving."""
+    revision_history_limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """Finished pre-shard Jobs of former requests that are kept: a revert to one of them finds its
+    layout at once. Layouts themselves are never deleted by a change of the spec."""
 
 
 class Restart(ApiModel):

@@ -202,6 +202,8 @@ class ShardedModelStatus(ApiModel):
     """Groups that exist."""
     ready_replicas: Count = 0
     """Groups whose ranks are all ready."""
+    progress_at: Time | None = None
+    """When it last came nearer to Ready; absent when it is Ready or suspended."""
     selector: LongText = ""
     """Label selector of the rank pods, for the scale subresource."""
     load: LoadStatus | None = None

@@ -16,21 +16,19 @@ from typing import Any
 
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
+from shardedmodel_operator.api.status import ShardedModelStatus
 from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.group_views import view_groups
 from shardedmodel_operator.planning.groups import surplus, taken_names, wanted
 from shardedmodel_operator.planning.job import shard_job
 from shardedmodel_operator.planning.load import tells_load
 from shardedmodel_operator.planning.observed import Job, Observed
+from shardedmodel_operator.planning.progress import deadline
 from shardedmodel_operator.planning.result import ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.sharding import relayout, view_sharding
-from shardedmodel_operator.planning.status import (
-    Situation,
-    invalid_status,
-    situation,
-    status_of,
-)
+from shardedmodel_operator.planning.situation import Situation, situation
+from shardedmodel_operator.planning.status import invalid_status, status_of
 
 
 def plan(model: ShardedModel, observed: Observed, settings: PlanSettings, now: datetime) -> Plan:
@@ -83,7 +81,9 @@ def _plan_valid(
             *(_job_ref(model, job) for job in sharding.outdated),
         ),
         events=transitions(model.status, status),
-        requeue_after=settings.poll_seconds if held_back else _requeue(seen, due, settings, now),
+        requeue_after=settings.poll_seconds
+        if held_back
+        else _requeue(seen, (due, _deadline(spec, status)), settings, now),
     )
 
 
@@ -100,13 +100,17 @@ def _job_ref(model: ShardedModel, job: Job) -> ObjectRef:
     return ObjectRef("batch/v1", "Job", model.namespace, job.meta.name, job.meta.uid)
 
 
+def _deadline(spec: ShardedModelSpec, status: ShardedModelStatus) -> datetime | None:
+    return deadline(status.progress_at, spec.rollout.progress_deadline_seconds)
+
+
 def _requeue(
-    seen: Situation, due: datetime | None, settings: PlanSettings, now: datetime
+    seen: Situation, due: tuple[datetime | None, ...], settings: PlanSettings, now: datetime
 ) -> float | None:
     """When to look again though nothing happens: to pull reports, or because time is due."""
     waits = []
     looks = (look for group in seen.groups.groups for look in group.looks)
-    deadlines = (seen.sharding.retry_at, seen.sharding.missing_due_at, due, *looks)
+    deadlines = (seen.sharding.retry_at, seen.sharding.missing_due_at, *due, *looks)
     waits += [max(0.0, (at - now).total_seconds()) for at in deadlines if at and at > now]
     if _moving(seen):
         waits.append(settings.poll_seconds)

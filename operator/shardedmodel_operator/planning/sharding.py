@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -63,7 +64,8 @@ def view_sharding(
     request = spec_request_hash(spec)
     own = [j for j in observed.jobs if j.meta.owner_uid == model.uid and not j.meta.deleting]
     jobs = sorted((j for j in own if j.request == request), key=lambda job: job.attempt)
-    kept = _kept(jobs)
+    others = (j for j in own if j.request != request and j.succeeded)
+    kept = _kept(jobs) + _newest(others, spec.rollout.revision_history_limit)
     view = _view(model, spec, observed, request, jobs, settings, now)
     return replace(view, outdated=tuple(job for job in own if job not in kept))
 
@@ -72,6 +74,12 @@ def _kept(jobs: list[Job]) -> list[Job]:
     """The latest Job, and the last that ended while the latest runs: its log is still wanted."""
     ended = [job for job in jobs[:-1] if job.finished]
     return jobs[-1:] + ([] if jobs and jobs[-1].finished else ended[-1:])
+
+
+def _newest(jobs: Iterable[Job], limit: int) -> list[Job]:
+    """The Jobs that ended last, of those that made layouts for former requests."""
+    ended = sorted(jobs, key=lambda job: job.finished_at.timestamp() if job.finished_at else 0.0)
+    return ended[len(ended) - limit :] if limit < len(ended) else ended
 
 
 def _view(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardedmodel_operator.planning.observed import Job
 from tests.builders_operator import failure, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 
@@ -33,26 +34,27 @@ def _image(image: str) -> Deed:
     return deed
 
 
-def _last_attempt(cluster: SimulatedCluster) -> int:
-    jobs = cluster.observed().jobs
-    return max((job.attempt for job in jobs if not job.finished), default=0)
+def _unfinished(cluster: SimulatedCluster) -> Job | None:
+    jobs = [job for job in cluster.observed().jobs if not job.finished]
+    return max(jobs, key=lambda job: job.attempt, default=None)
 
 
 def _job_succeeds(cluster: SimulatedCluster) -> None:
-    if attempt := _last_attempt(cluster):
+    if job := _unfinished(cluster):
         # As in truth: other requests make other layouts.
-        told = summary(layout_hash=cluster.observed().jobs[-1].request)
-        cluster.end_job("Complete", 0, told.to_json(), attempt)
+        told = summary(layout_hash=job.request)
+        cluster.end_job("Complete", 0, told.to_json(), job.attempt, job.request)
 
 
 def _job_fails(cluster: SimulatedCluster) -> None:
-    if attempt := _last_attempt(cluster):
-        cluster.end_job("Failed", 4, failure("NotFound"), attempt)
+    if job := _unfinished(cluster):
+        cluster.end_job("Failed", 4, failure("NotFound"), job.attempt, job.request)
 
 
 def _job_waits(cluster: SimulatedCluster) -> None:
-    if attempt := _last_attempt(cluster):
-        cluster.job_pod(attempt).waiting("CreateContainerConfigError", 'secret "x" not found')
+    if job := _unfinished(cluster):
+        pod = cluster.job_pod(job.attempt, request=job.request)
+        pod.waiting("CreateContainerConfigError", 'secret "x" not found')
 
 
 def _ranks_ready(cluster: SimulatedCluster) -> None:
@@ -117,6 +119,7 @@ DEEDS: list[Deed] = [
     _set(suspend=False),
     _set(rollout={"strategy": "Recreate"}),
     _set(rollout={"strategy": "Surge"}),
+    _set(rollout={"strategy": "Surge", "progressDeadlineSeconds": 60, "revisionHistoryLimit": 0}),
     _set(restart={"maxRestarts": 1}),
     _set(parallelism={"tensor": 4}),
     _set(parallelism={"tensor": 2}),
