@@ -65,9 +65,9 @@ class SimulatedCluster:
         """Plan once and carry it out, as the executor does."""
         decided = plan(self.model, self.observed(), self.settings, self.now)
         for manifest in decided.apply:
-            self._apply(manifest)
+            self.apply(manifest)
         for ref in decided.delete:
-            self._delete(ref.kind, ref.name, ref.uid)
+            self.delete(ref.kind, ref.name, ref.uid)
         # Through JSON, as the API server keeps it.
         self.builder.body["status"] = json.loads(json.dumps(decided.status.to_object()))
         self.events += decided.events
@@ -130,7 +130,7 @@ class SimulatedCluster:
         for ordinal in range(self.objects["StatefulSet", group]["spec"]["replicas"]):
             self.rank_pod(group, ordinal).running(ready, ip=f"10.1.0.{ordinal + 1}")
 
-    def _apply(self, manifest: dict[str, Any]) -> None:
+    def apply(self, manifest: dict[str, Any]) -> None:
         key = (manifest["kind"], manifest["metadata"]["name"])
         kept = self.objects.get(key)
         body = copy.deepcopy(manifest)
@@ -151,7 +151,7 @@ class SimulatedCluster:
         for ordinal in range(body["spec"]["replicas"], 64):
             self.objects.pop(("Pod", f"{body['metadata']['name']}-{ordinal}"), None)
 
-    def _delete(self, kind: str, name: str, uid: str) -> None:
+    def delete(self, kind: str, name: str, uid: str) -> None:
         body = self.objects.pop((kind, name))
         assert body["metadata"]["uid"] == uid
         for key, pod in list(self.objects.items()):

@@ -235,7 +235,8 @@ class OperatorProcess:
             *flags,
         ]
         self._environment = {
-            **os.environ,
+            # Without the tests' own variables, which are no settings.
+            **{k: v for k, v in os.environ.items() if not k.startswith("SHARDEDMODEL_")},
             "KUBECONFIG": str(kubeconfig),
             "SHARDEDMODEL_RUNTIME_IMAGE": "runtime:test",
             **variables,
