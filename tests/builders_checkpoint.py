@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shardedmodel_runtime.errors import NotFound
 from shardedmodel_runtime.formats.safetensors import build_header
 from shardedmodel_runtime.storage.base import CountingStore, ObjectInfo, ObjectWriter
+from shardedmodel_runtime.storage.reading import Reading
 
 Array = NDArray[Any]
 
@@ -201,7 +202,13 @@ class MemoryStore(CountingStore):
         return info, self.objects[key][:limit]
 
     def read_range(
-        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
         """Fill ``into`` from ``start`` on."""
         self._request("read_range", key, len(into))

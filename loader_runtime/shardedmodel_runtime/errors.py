@@ -13,6 +13,7 @@
     │   ├── AccessDenied              credentials missing, wrong or without the right
     │   ├── SourceChanged             an object changed while it was read
     │   └── Unavailable               timeouts, resets, 5xx                 retryable  exit 5
+    │       └── Throttled             the store asks for fewer requests (503, 429)
     ├── LayoutError                   the layout is not what its manifest says         exit 6
     │   ├── LayoutNotFound            no manifest: the layout does not exist
     │   └── ChecksumMismatch          bytes differ, also after they were read again
@@ -104,6 +105,10 @@ class Unavailable(StorageError):
 
     retryable = True
     exit_code = 5
+
+
+class Throttled(Unavailable):
+    """The store asks for fewer requests: SlowDown and its like."""
 
 
 class LayoutError(ShardedModelError):

@@ -169,6 +169,11 @@ class RankReport(Wire):
         default_factory=dict, max_length=16, description="metadata, join, read, verify, …"
     )
     retries: int = Field(default=0, ge=0)
+    throttled: int = Field(default=0, ge=0, description="answers that asked for fewer requests")
+    hedges: int = Field(default=0, ge=0, description="second requests for slow ranges")
+    cache_hits: int = Field(default=0, ge=0, description="objects from the node's cache")
+    cache_bytes: int = Field(default=0, ge=0, description="their bytes")
+    concurrency: int = Field(default=0, ge=0, description="most reads in flight at once")
     peak_memory_bytes: int = Field(default=0, ge=0)
     message: Message = ""
 
@@ -176,6 +181,16 @@ class RankReport(Wire):
     def bytes_per_second(self) -> float:
         """Mean rate of the load; 0 before it took any time."""
         return self.bytes_done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def read_amplification(self) -> float:
+        """Bytes fetched from the store for each byte of the rank's objects."""
+        return self.bytes_read / self.bytes if self.bytes else 0.0
+
+    @property
+    def memory_ratio(self) -> float:
+        """Peak memory of the process for each byte of the rank's objects; torch's own included."""
+        return self.peak_memory_bytes / self.bytes if self.bytes else 0.0
 
 
 class GroupReport(Wire):

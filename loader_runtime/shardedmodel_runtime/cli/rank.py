@@ -27,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--entrypoint", metavar="M:F", help="package.module:function that gets the loaded shard"
     )
     parser.add_argument(
-        "--concurrency", type=int, metavar="N", help="ranged reads in flight, of each rank"
+        "--concurrency", type=int, metavar="N", help="most ranged reads in flight, of each rank"
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="folder on the node that keeps verified objects"
+    )
+    parser.add_argument(
+        "--cache-bytes", type=int, metavar="B", help="most bytes of the cache; default: its disk"
     )
     parser.add_argument(
         "--join-timeout-seconds",

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.parallelism import MAX_DEGREE
 
-DEFAULT_CONCURRENCY = 16
-"""Ranged reads in flight: one S3 connection gives some 85 MB/s, so sixteen fill a 10 Gb/s link,
-and a node's eight ranks together one of 100 Gb/s."""
+DEFAULT_CONCURRENCY = 64
+"""Most ranged reads in flight: one S3 connection gives some 85 MB/s, so as many fill a 40 Gb/s
+link. How many really are in flight follows from what the link gives."""
 MAX_CONCURRENCY = 256
 """More threads than this only queue: 256 connections are beyond any link a rank has."""
 DEFAULT_RANGE_BYTES = 16 * 1024 * 1024
@@ -71,7 +71,7 @@ class ModelLoadConfig(Options):
     """Where the tensors end up; ``auto``: CUDA where torch finds a device, else the CPU."""
 
     concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
-    """Ranged reads in flight."""
+    """Most ranged reads in flight; there are fewer while more bring nothing, or the store asks."""
 
     range_bytes: int = Field(default=DEFAULT_RANGE_BYTES, ge=1)
     """Bytes of one ranged read, rounded down to whole blocks of the layout, at least one."""
@@ -82,10 +82,23 @@ class ModelLoadConfig(Options):
     deadline_seconds: float | None = Field(default=None, gt=0)
     """Longest time that the load may take; None: no limit beyond the store's own retries."""
 
+    cache: str = Field(default="", pattern=r"^(/.*)?$", max_length=1024)
+    """Folder on the node where verified objects stay for the next start and for peers; empty:
+    none."""
+
+    cache_bytes: int | None = Field(default=None, gt=0)
+    """Most bytes of the cache, the least recently used of which give way; None: the disk's."""
+
     @property
     def layout_hash(self) -> str:
         """The layout's name; see ``layout_hash_of``."""
         return layout_hash_of(self.layout)
+
+    @model_validator(mode="after")
+    def _cache_holds_what_was_verified(self) -> Self:
+        if self.cache and not self.verify:
+            raise ValueError("cache needs verify: only what was verified is kept")
+        return self
 
     @model_validator(mode="after")
     def _rank_is_in_the_group(self) -> Self:

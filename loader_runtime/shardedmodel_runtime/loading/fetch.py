@@ -1,19 +1,33 @@
-"""Reads of one rank: which bytes, in which runs of blocks, and how far they are."""
+"""Brings runs of blocks into their arenas: reads them in parallel and checks each block.
+
+One thread decides (``Fetcher.fetch_all``), with ``Window`` and ``Hedging``; others read, verify and
+tell it. They are daemons, since a thread that waits for a dead server must not keep a process from
+ending.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
-from shardedmodel_runtime.errors import ChecksumMismatch, Unavailable
-from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.errors import (
+    ChecksumMismatch,
+    SourceChanged,
+    Throttled,
+    Unavailable,
+)
 from shardedmodel_runtime.loading.arena import Arena
+from shardedmodel_runtime.loading.flight import Flight
+from shardedmodel_runtime.loading.hedging import Hedging
+from shardedmodel_runtime.loading.runs import Progress, Run
 from shardedmodel_runtime.loading.verify import block_digest
+from shardedmodel_runtime.loading.window import Window
 from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.reading import Reading
 
 REREADS = 2
 """Times that a bad block is read again: a flipped bit on the way heals at once; what is still
@@ -21,69 +35,57 @@ wrong at the third reading lies wrong in the store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Consecutive blocks of one object, ``[first, last)``, that one request reads."""
+class Ended:
+    """A read that has ended: ``error`` is None when its bytes are where they belong."""
 
-    item: LayoutObject
-    first: int
-    last: int
-
-
-def runs_of(item: LayoutObject, block_bytes: int, range_bytes: int) -> Iterator[Run]:
-    """Divide an object into runs of whole blocks of at most ``range_bytes``, at least one block."""
-    blocks = max(1, range_bytes // block_bytes)
-    for first in range(0, len(item.blocks), blocks):
-        yield Run(item, first, min(first + blocks, len(item.blocks)))
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a load is; any thread may read it at any time."""
-
-    bytes: int = 0
-    """Of the rank's objects."""
-    bytes_done: int = 0
-    """Read and, unless that was turned off, verified."""
-    rereads: int = 0
-    """Blocks that were read again because their checksum did not match."""
-    thread_seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "verify": 0.0})
-    """Time spent in each activity, added up over threads."""
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, *, done: int = 0, rereads: int = 0) -> None:
-        """Count bytes and repeated reads."""
-        with self._lock:
-            self.bytes_done += done
-            self.rereads += rereads
-
-    @contextmanager
-    def timed(self, activity: str) -> Iterator[None]:
-        """Count the time of a block of code for ``activity``."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.thread_seconds[activity] += time.perf_counter() - began
+    flight: Flight
+    reading: Reading
+    error: Exception | None
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that failed, after which its read goes on; ``asked_at`` in seconds."""
+
+    asked_at: float
+
+
 class Fetcher:
-    """Brings runs of blocks into their arenas and checks each block where it landed."""
+    """Reads runs of one rank's objects once, and checks them.
 
-    store: ObjectStore
-    block_bytes: int
-    verify: bool
-    progress: Progress
+    Args:
+        store: where the objects are.
+        block_bytes: under one checksum.
+        verify: whether to check blocks.
+        progress: where to count.
+        window: how many reads may be in flight.
+    """
 
-    def fetch_all(
-        self, work: list[tuple[Run, Arena]], concurrency: int, deadline: float | None
+    def __init__(
+        self,
+        store: ObjectStore,
+        block_bytes: int,
+        verify: bool,
+        progress: Progress,
+        window: Window,
     ) -> None:
-        """Fetch every run, ``concurrency`` at a time; the first error ends the rest.
+        self._store = store
+        self._block_bytes = block_bytes
+        self._verify = verify
+        self._progress = progress
+        self._window = window
+        self._digests: dict[str, str] = {}
+        self._flights: dict[Reading, Flight] = {}
+        self._tasks: SimpleQueue[tuple[Flight, Reading] | None] = SimpleQueue()
+        self._events: SimpleQueue[Ended | Failed] = SimpleQueue()
+        self._threads = 0
+        self._busy = 0
+
+    def fetch_all(self, work: list[tuple[Run, Arena]], deadline: float | None) -> None:
+        """Fetch every run; the first error ends the rest.
 
         Args:
             work: each run with the arena of its object.
-            concurrency: threads that read.
             deadline: ``time.monotonic()`` after which the load has failed; None: never.
 
         Raises:
@@ -91,63 +93,156 @@ class Fetcher:
             StorageError: the store refused or failed.
             Unavailable: the deadline passed.
         """
-        pool = ThreadPoolExecutor(min(concurrency, max(len(work), 1)), "fetch")
+        waiting = deque(work)
+        hedging = Hedging(len(work))
         try:
-            _wait_all([pool.submit(self.fetch, run, arena) for run, arena in work], deadline)
+            while waiting or self._flights:
+                while waiting and len(self._flights) < self._window.size:
+                    self._start(Flight(*waiting.popleft(), time.monotonic()))
+                if not waiting:
+                    self._hedge(hedging)
+                self._take(hedging, deadline, len(waiting))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for flight in self._flights.values():
+                flight.abandon()
+            for _ in range(self._threads):
+                self._tasks.put(None)
 
-    def fetch(self, run: Run, arena: Arena) -> None:
-        """Read one run into its arena, and verify it.
+    def _start(self, flight: Flight) -> None:
+        reading = Reading(self._pinned(flight.run), self._told)
+        flight.readings.append(reading)
+        self._flights[reading] = flight
+        self._progress.concurrency = max(self._progress.concurrency, len(self._flights))
+        self._busy += 1
+        if self._threads < self._busy:
+            self._threads += 1
+            threading.Thread(target=self._work, name="fetch", daemon=True).start()
+        self._tasks.put((flight, reading))
 
-        Raises:
-            ChecksumMismatch: a block is wrong, also after ``REREADS`` further readings.
-            StorageError: the store refused or failed.
-        """
-        start = run.first * self.block_bytes
-        stop = min(run.last * self.block_bytes, run.item.bytes)
-        with arena.landing(start, stop) as memory:
-            with self.progress.timed("read"):
-                self.store.read_range(run.item.key, start, memory)
-            if self.verify:
-                self._verify(run, memory)
-        self.progress.add(done=stop - start)
+    def _pinned(self, run: Run) -> Callable[[str], None]:
+        """Hold every answer about an object against the first one."""
+        key = run.item.key
 
-    def _verify(self, run: Run, memory: memoryview) -> None:
-        for number in range(run.first, run.last):
-            at = (number - run.first) * self.block_bytes
-            block = memory[at : at + self.block_bytes]
-            for _ in range(REREADS):
-                if self._is_good(run.item, number, block):
-                    break
-                self.progress.add(rereads=1)
-                with self.progress.timed("read"):
-                    self.store.read_range(run.item.key, number * self.block_bytes, block)
-            else:
-                if not self._is_good(run.item, number, block):
-                    raise self._mismatch(run.item, number, len(block))
+        def check(digest: str) -> None:
+            if self._digests.setdefault(key, digest) != digest:
+                raise SourceChanged(
+                    f"{self._store.uri}/{key}: the object changed while it was being loaded"
+                )
 
-    def _is_good(self, item: LayoutObject, number: int, block: memoryview) -> bool:
-        with self.progress.timed("verify"):
-            return block_digest(block) == item.blocks[number]
+        return check
 
-    def _mismatch(self, item: LayoutObject, number: int, size: int) -> ChecksumMismatch:
-        start = number * self.block_bytes
-        return ChecksumMismatch(
-            f"{self.store.uri}/{item.key}: bytes [{start}, {start + size}) (block {number}) "
-            f"differ from the manifest's checksum, also when read {1 + REREADS} times; "
-            "delete the layout's manifest.json and pre-shard the model again"
+    def _told(self, asked_at: float, error: Unavailable) -> None:
+        self._progress.add(throttled=isinstance(error, Throttled))
+        self._events.put(Failed(asked_at))
+
+    def _hedge(self, hedging: Hedging) -> None:
+        """Ask a second time for what is slow, while the window has a place."""
+        now = time.monotonic()
+        for flight in list(self._flights.values()):
+            patience = hedging.slow_after()
+            if patience is None or len(self._flights) >= self._window.size:
+                return
+            if not flight.hedged and now - flight.began >= patience:
+                flight.hedged = True
+                hedging.began()
+                self._progress.add(hedges=1)
+                self._start(flight)
+
+    def _take(self, hedging: Hedging, deadline: float | None, waiting: int) -> None:
+        """Wait for the next event, and act on it."""
+        try:
+            event = self._events.get(timeout=self._patience(hedging, deadline, waiting))
+        except Empty:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise self._late(waiting) from None
+            return
+        now = time.monotonic()
+        if isinstance(event, Failed):
+            self._window.failed(event.asked_at, now)
+            return
+        self._busy -= 1
+        flight = event.flight
+        if self._flights.pop(event.reading, None) is None:
+            return  # the other read of the run was earlier
+        if event.reading is not flight.readings[0]:
+            hedging.ended()
+        if event.error is None:
+            self._landed(flight, now, hedging)
+        elif flight.is_last(event.reading, self._flights):
+            raise event.error
+
+    def _landed(self, flight: Flight, now: float, hedging: Hedging) -> None:
+        hedging.finished(now - flight.began)
+        self._window.finished(flight.began, now, flight.run.stop - flight.run.start)
+        for other in flight.readings:
+            if self._flights.pop(other, None) is not None and other is not flight.readings[0]:
+                hedging.ended()
+
+    def _patience(self, hedging: Hedging, deadline: float | None, waiting: int) -> float | None:
+        """Seconds until time alone changes something."""
+        now = time.monotonic()
+        moments = [] if deadline is None else [deadline]
+        slow_after = None if waiting else hedging.slow_after()
+        if slow_after is not None and len(self._flights) < self._window.size:
+            moments += [f.began + slow_after for f in self._flights.values() if not f.hedged]
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _late(self, waiting: int) -> Unavailable:
+        missing = waiting + len(set(self._flights.values()))
+        return Unavailable(
+            f"the load did not end within its deadline: {missing} ranges are missing; "
+            "raise deadline_seconds or look at the store's speed"
         )
 
+    def _work(self) -> None:
+        """Read what the queue holds, in a thread of its own."""
+        while (task := self._tasks.get()) is not None:
+            flight, reading = task
+            error: Exception | None = None
+            try:
+                self._read(flight, reading)
+            except Exception as raised:  # noqa: BLE001 - the deciding thread raises it
+                error = raised
+            self._events.put(Ended(flight, reading, error))
 
-def _wait_all(futures: list[Future[None]], deadline: float | None) -> None:
-    """Wait for all, and raise the first error as soon as it is there."""
-    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-    done, pending = wait(futures, timeout, FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-    if pending:
-        raise Unavailable(
-            f"the load did not end within its deadline: {len(pending)} of {len(futures)} "
-            "ranges are missing; raise deadline_seconds or look at the store's speed"
+    def _read(self, flight: Flight, reading: Reading) -> None:
+        run = flight.run
+        landing = flight.arena.landing if reading is flight.readings[0] else flight.arena.aside
+        with landing(run.start, run.stop) as memory:
+            self._fill(run, run.start, memory, reading)
+            flight.claim(reading)
+            if self._verify:
+                self._check(run, memory, reading)
+        self._progress.add(bytes_done=run.stop - run.start)
+
+    def _fill(self, run: Run, start: int, memory: memoryview, reading: Reading) -> None:
+        key = run.item.key
+        with self._progress.timed("read"):
+            self._store.read_range(
+                key, start, memory, digest=self._digests.get(key), reading=reading
+            )
+
+    def _check(self, run: Run, memory: memoryview, reading: Reading) -> None:
+        for number in range(run.first, run.last):
+            at = (number - run.first) * self._block_bytes
+            block = memory[at : at + self._block_bytes]
+            for _ in range(REREADS):
+                if self._is_good(run, number, block):
+                    break
+                self._progress.add(rereads=1)
+                self._fill(run, number * self._block_bytes, block, reading)
+            else:
+                if not self._is_good(run, number, block):
+                    raise self._mismatch(run, number, len(block))
+
+    def _is_good(self, run: Run, number: int, block: memoryview) -> bool:
+        with self._progress.timed("verify"):
+            return block_digest(block) == run.item.blocks[number]
+
+    def _mismatch(self, run: Run, number: int, size: int) -> ChecksumMismatch:
+        start = number * self._block_bytes
+        return ChecksumMismatch(
+            f"{self._store.uri}/{run.item.key}: bytes [{start}, {start + size}) (block {number}) "
+            f"differ from the manifest's checksum, also when read {1 + REREADS} times; "
+            "delete the layout's manifest.json and pre-shard the model again"
         )

@@ -4,41 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.loading.arena import Arena, arena_maker, choose_device
+from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.loading.fetch import Fetcher, Progress, runs_of
+from shardedmodel_runtime.loading.gathering import Gatherer
+from shardedmodel_runtime.loading.hedging import AT_ONCE
+from shardedmodel_runtime.loading.load_report import LoadReport, apportion
+from shardedmodel_runtime.loading.ring import MAX_WINDOWS
+from shardedmodel_runtime.loading.runs import Progress
 from shardedmodel_runtime.loading.views import tensor_views
 from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.opening import StoreOptions, open_store
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """What one load took.
-
-    Args:
-        bytes: of the rank's objects.
-        bytes_read: fetched from the store for them, repeats included.
-        retries: requests and blocks that were repeated.
-        seconds: wall time of the load, from the first allocation to the last view.
-        phase_seconds: ``seconds`` divided among ``allocate``, ``read``, ``verify`` and ``copy``.
-            Reading, verifying and copying overlap in many threads; their common wall time is
-            divided in proportion to the time that threads spent on each.
-        peak_memory_bytes: the process's largest resident set so far.
-    """
-
-    bytes: int
-    bytes_read: int
-    retries: int
-    seconds: float
-    phase_seconds: dict[str, float]
-    peak_memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +64,7 @@ class DistributedCheckpointLoader:
         self.device = choose_device(config.device, config.local_rank)
         self.progress = Progress()
         self._store = store or open_layout(config)
+        self._cache = NodeCache(Path(config.cache), config.cache_bytes) if config.cache else None
         self._before = (0, 0)
 
     @property
@@ -92,6 +76,26 @@ class DistributedCheckpointLoader:
     def retries(self) -> int:
         """Requests and blocks that were repeated so far."""
         return self._store.retries - self._before[1] + self.progress.rereads
+
+    def figures(self) -> dict[str, int]:
+        """Tell what the load took so far, by the names in ``LoadReport`` and ``RankReport``."""
+        progress = self.progress
+        return {
+            "bytes": progress.bytes,
+            "bytes_read": self.bytes_read,
+            "retries": self.retries,
+            "throttled": progress.throttled,
+            "hedges": progress.hedges,
+            "cache_hits": progress.cache_hits,
+            "cache_bytes": progress.cache_bytes,
+            "concurrency": progress.concurrency,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    @property
+    def cache_error(self) -> str:
+        """Why the load goes on without the node's cache; empty while it does not."""
+        return self._cache.error if self._cache is not None else ""
 
     def load(self, manifest: Manifest | None = None) -> LoadedShard:
         """Load the rank's objects.
@@ -111,39 +115,50 @@ class DistributedCheckpointLoader:
         self._before = (self._store.bytes_read, self._store.retries)
         self.progress.bytes = manifest.rank_bytes(self.config.rank)
         began = time.perf_counter()
-        make_arena = arena_maker(self.device, max(self.config.range_bytes, manifest.block_bytes))
         items = manifest.objects_of(self.config.rank)
-        arenas = [make_arena(item.bytes) for item in items]
+        arenas = self._allocate(manifest, [item.bytes for item in items])
         allocated = time.perf_counter()
-        self._fetch(manifest, arenas)
+        self._gatherer(manifest).gather(list(zip(items, arenas, strict=True)))
+        for arena in arenas:
+            arena.finish()
         state_dict: dict[str, torch.Tensor] = {}
         for item, arena in zip(items, arenas, strict=True):
             state_dict |= tensor_views(manifest, item, arena.tensor)
         ended = time.perf_counter()
-        copy = sum(arena.copy_seconds for arena in arenas)
-        report = LoadReport(
-            bytes=self.progress.bytes,
-            bytes_read=self.bytes_read,
-            retries=self.retries,
-            seconds=ended - began,
-            phase_seconds={"allocate": allocated - began}
-            | _apportion(ended - allocated, self.progress.thread_seconds | {"copy": copy}),
-            peak_memory_bytes=peak_memory_bytes(),
+        activities = self.progress.thread_seconds | {"copy": sum(a.copy_seconds for a in arenas)}
+        phases = {"allocate": allocated - began} | apportion(ended - allocated, activities)
+        return LoadedShard(
+            state_dict, manifest, self.config.rank, self._report(ended - began, phases)
         )
-        return LoadedShard(state_dict, manifest, self.config.rank, report)
 
-    def _fetch(self, manifest: Manifest, arenas: list[Arena]) -> None:
+    def _allocate(self, manifest: Manifest, sizes: list[int]) -> list[Arena]:
+        window_bytes = max(self.config.range_bytes, manifest.block_bytes)
+        make_arena = arena_maker(self.device, window_bytes, self._concurrency + AT_ONCE)
+        return [make_arena(size) for size in sizes]
+
+    @property
+    def _concurrency(self) -> int:
+        """Most reads in flight: on a device each takes a window of pinned memory."""
+        limit = self.config.concurrency
+        return limit if self.device.type == "cpu" else min(limit, MAX_WINDOWS)
+
+    def _gatherer(self, manifest: Manifest) -> Gatherer:
         config = self.config
         deadline = config.deadline_seconds and time.monotonic() + config.deadline_seconds
-        work = [
-            (run, arena)
-            for item, arena in zip(manifest.objects_of(config.rank), arenas, strict=True)
-            for run in runs_of(item, manifest.block_bytes, config.range_bytes)
-        ]
-        fetcher = Fetcher(self._store, manifest.block_bytes, config.verify, self.progress)
-        fetcher.fetch_all(work, config.concurrency, deadline)
-        for arena in arenas:
-            arena.finish()
+        return Gatherer(
+            self._store,
+            self._cache,
+            config,
+            manifest.block_bytes,
+            self._concurrency,
+            self.progress,
+            deadline,
+        )
+
+    def _report(self, seconds: float, phases: dict[str, float]) -> LoadReport:
+        return LoadReport(
+            **self.figures(), cache_error=self.cache_error, seconds=seconds, phase_seconds=phases
+        )
 
 
 def load(config: ModelLoadConfig) -> LoadedShard:
@@ -165,9 +180,3 @@ def _check_world_size(manifest: Manifest, config: ModelLoadConfig) -> None:
             f"cut for {manifest.world_size} ranks (tensor {degrees.tensor}, pipeline "
             f"{degrees.pipeline}, expert {degrees.expert})"
         )
-
-
-def _apportion(wall: float, thread_seconds: dict[str, float]) -> dict[str, float]:
-    """Divide wall time among activities that overlapped, by the time threads spent on each."""
-    total = sum(thread_seconds.values())
-    return {name: wall * part / total if total else 0.0 for name, part in thread_seconds.items()}

@@ -24,7 +24,6 @@ from shardedmodel_runtime.loading.loader import (
     LoadedShard,
     open_layout,
 )
-from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.rank import group, metadata
 from shardedmodel_runtime.rank.entrypoint import Entrypoint, RankContext
 from shardedmodel_runtime.rank.incarnations import Member
@@ -188,17 +187,13 @@ class ModelDistributor:
     def report(self) -> RankReport:
         """Say how this rank stands."""
         report = self._status.report()
-        progress = self._loader.progress
         ready = report.state == "loaded" and self.is_formed
         return report.model_copy(
             update={
                 "state": "ready" if ready else report.state,
-                "message": report.message or self._membership.trouble,
-                "bytes": progress.bytes,
-                "bytes_done": progress.bytes_done,
-                "bytes_read": self._loader.bytes_read,
-                "retries": self._loader.retries,
-                "peak_memory_bytes": peak_memory_bytes(),
+                "message": report.message or self._membership.trouble or self._loader.cache_error,
+                "bytes_done": self._loader.progress.bytes_done,
+                **self._loader.figures(),
             }
         )
 

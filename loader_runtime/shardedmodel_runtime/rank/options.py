@@ -64,7 +64,13 @@ class RankOptions(Options):
     """File for the reason of a failure; empty: none."""
 
     concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
-    """Ranged reads in flight, of each rank."""
+    """Most ranged reads in flight, of each rank."""
+
+    cache: str = Field(default="", pattern=r"^(/.*)?$", max_length=1024)
+    """Folder on the node where verified objects stay; see ``ModelLoadConfig``."""
+
+    cache_bytes: int | None = Field(default=None, gt=0)
+    """Most bytes of the cache; None: what its disk holds."""
 
     join_timeout_seconds: float = Field(default=JOIN_TIMEOUT_SECONDS, gt=0)
     """How long a rank waits for its peers before it gives up."""
@@ -86,6 +92,8 @@ class RankOptions(Options):
                 "local_rank": local_rank,
                 "device": _DEVICES[self.backend],
                 "concurrency": self.concurrency,
+                "cache": self.cache,
+                "cache_bytes": self.cache_bytes,
             }
         )
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from shardedmodel_runtime.errors import ConfigurationError, StorageError, excerpt
+from shardedmodel_runtime.storage.reading import Reading
 
 MAX_KEY_BYTES = 1024
 """Longest key in UTF-8 bytes that S3 takes (S3 user guide, "Naming Amazon S3 objects")."""
@@ -108,11 +109,25 @@ class ReadableStore(Protocol):
         ...
 
     def read_range(
-        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
         """Fill ``into`` with the bytes that begin at ``start``, resuming after interruptions.
 
+        Args:
+            key: of the object.
+            start: byte in the object.
+            into: writable; its length says how many bytes are wanted.
+            digest: state of the object that is wanted; None: whichever it has.
+            reading: lets another thread observe and end the read; None: nobody does.
+
         Raises:
+            Cancelled: ``reading`` was ended.
             SourceChanged: the object's digest is not ``digest`` (any more).
             Unavailable: the range did not come whole in the attempts that one range has.
         """

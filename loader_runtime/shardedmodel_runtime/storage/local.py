@@ -29,10 +29,15 @@ from shardedmodel_runtime.storage.base import (
     too_large,
     too_short,
 )
+from shardedmodel_runtime.storage.reading import Reading
+from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.uri import StoreUri
 
 TEMPORARY_PREFIX = ".tmp-"
 """Of names that are not objects yet; hidden, and never listed."""
+SLICE_BYTES = 16 * 1024 * 1024
+"""Read between two looks whether the bytes are still wanted: a block of a layout. Into fresh huge
+pages 16 MiB read 1.5 times as fast as 1 MiB, from the page cache."""
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 """What file systems without hard links answer (FAT, some FUSE and SMB mounts)."""
 _FLAKY = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
@@ -40,10 +45,16 @@ _FLAKY = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
 
 
 class LocalStore(CountingStore):
-    """Files under one folder, which need not exist before the first write."""
+    """Files under one folder, which need not exist before the first write.
 
-    def __init__(self, uri: StoreUri) -> None:
+    Args:
+        uri: the folder.
+        retry: when to read again: a network file system's server may be away for a moment.
+    """
+
+    def __init__(self, uri: StoreUri, retry: RetryPolicy | None = None) -> None:
         super().__init__()
+        self._retry = retry or RetryPolicy()
         self.uri = str(uri)
         self._root = Path(uri.path)
 
@@ -88,20 +99,43 @@ class LocalStore(CountingStore):
         return info, bytes(data)
 
     def read_range(
-        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
         """Fill ``into`` from ``start`` on; the digest is compared after the bytes were read."""
+        reading = reading or Reading()
+
+        def repeated(error: Unavailable) -> None:
+            reading.failed(error)
+            self._count(retries=1)
+
+        self._retry.run(
+            lambda: self._read_once(key, start, into, digest, reading), repeated, reading.sleep
+        )
+
+    def _read_once(
+        self, key: str, start: int, into: memoryview, digest: str | None, reading: Reading
+    ) -> None:
         self._count(requests=1)
         filled = 0
         with self._translated(key), open(self._path(key), "rb", buffering=0) as file:
-            while filled < len(into):
-                count = os.preadv(file.fileno(), [into[filled:]], start + filled)
-                if count == 0:
-                    break
-                filled += count
+            before = self._info(key, os.fstat(file.fileno()))
+            with reading.landing(before.digest, lambda: None):
+                while filled < len(into):
+                    slice_ = into[filled : filled + SLICE_BYTES]
+                    count = os.preadv(file.fileno(), [slice_], start + filled)
+                    reading.check()
+                    if count == 0:
+                        break
+                    filled += count
             self._count(received=filled)
             state = self._info(key, os.fstat(file.fileno()))
-        if digest is not None and state.digest != digest:
+        if state.digest != (digest or before.digest):
             raise SourceChanged(f"{self.uri}/{key}: the file changed while it was being read")
         if filled < len(into):
             raise too_short(f"{self.uri}/{key}", state.size, start + len(into))

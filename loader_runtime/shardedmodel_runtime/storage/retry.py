@@ -37,12 +37,18 @@ class RetryPolicy:
         mean = min(self.base_seconds * 2.0 ** (failures - 1), self.max_seconds)
         return mean * random.uniform(0.5, 1.5)
 
-    def run(self, action: Callable[[], T], repeated: Callable[[], None]) -> T:
+    def run(
+        self,
+        action: Callable[[], T],
+        repeated: Callable[[Unavailable], None],
+        sleep: Callable[[float], None] | None = None,
+    ) -> T:
         """Call ``action`` until it succeeds or the attempts are used up.
 
         Args:
             action: raises :class:`Unavailable` for what may be repeated.
-            repeated: told of every repetition.
+            repeated: told of every failure that is followed by a repetition.
+            sleep: waits instead of the policy's own, where something may end the wait.
 
         Raises:
             Unavailable: the last one, with the number of attempts.
@@ -50,9 +56,9 @@ class RetryPolicy:
         for failures in range(1, self.attempts):
             try:
                 return action()
-            except Unavailable:
-                self.sleep(self.delay(failures))
-                repeated()
+            except Unavailable as error:
+                repeated(error)
+                (sleep or self.sleep)(self.delay(failures))
         try:
             return action()
         except Unavailable as error:

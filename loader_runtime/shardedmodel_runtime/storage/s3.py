@@ -1,9 +1,10 @@
 """S3 and what speaks its protocol, through boto3.
 
-boto3's own retries are off: they repeat whole requests, where a ranged read resumes behind the
-bytes that came. Payload checksums and signatures of its own are off as well where the protocol does
-not ask for them: every block of a layout has a checksum that outlives the transfer, and a
-second SHA-256 of every byte would take as long as the first.
+Ranges go their own way (``s3_ranges.py``), all else through boto3. boto3's own retries are off:
+they repeat whole requests, where a ranged read resumes behind the bytes that came. Payload
+checksums and signatures of its own are off as well where the protocol does not ask for them: every
+block of a layout has a checksum that outlives the transfer, and a second SHA-256 of every byte
+would take as long as the first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session, get_session
+from urllib3.exceptions import HTTPError
 
 from shardedmodel_runtime.errors import (
     AccessDenied,
@@ -33,20 +36,25 @@ from shardedmodel_runtime.storage.base import (
     too_short,
 )
 from shardedmodel_runtime.storage.options import StoreOptions
+from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3_errors import Unsupported, error_code, http_status, translate
+from shardedmodel_runtime.storage.s3_ranges import (
+    CONNECT_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    RangeAnswer,
+    RangeReader,
+)
 from shardedmodel_runtime.storage.s3_writer import S3Writer, abort_upload
 from shardedmodel_runtime.storage.uri import StoreUri
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_SECONDS = 10
-READ_TIMEOUT_SECONDS = 30
-"""Longest silence on a connection; a range that stalls so long is asked for again."""
 MAX_CONNECTIONS = 64
-"""Kept connections; S3 gives some 85 MB/s on each, so 64 fill more than a 40 Gb/s link."""
+"""Kept connections for all but ranges: more uploads than this are not in flight."""
 SLICE_BYTES = 1024 * 1024
-"""Read from the socket at a time: the copy from urllib3's buffer still hits the cache."""
+"""Read from the socket between two looks whether the bytes are still wanted. 1 and 16 MiB
+measured alike."""
 DEFAULT_REGION = "us-east-1"
 """What signatures name where nothing says a region; servers other than AWS do not mind."""
 
@@ -65,6 +73,7 @@ class S3Store(CountingStore):
         uri: the bucket and the prefix.
         options: endpoint, region and credentials.
         retry: when to ask again.
+        read_timeout_seconds: longest silence on a connection.
 
     Raises:
         ConfigurationError: the endpoint is no URL.
@@ -73,14 +82,20 @@ class S3Store(CountingStore):
     part_limits = (MIN_PART_BYTES, MAX_PART_BYTES)
 
     def __init__(
-        self, uri: StoreUri, options: StoreOptions, retry: RetryPolicy | None = None
+        self,
+        uri: StoreUri,
+        options: StoreOptions,
+        retry: RetryPolicy | None = None,
+        read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__()
         self.uri = str(uri)
         self._bucket = uri.bucket
         self._prefix = f"{uri.path}/" if uri.path else ""
         self._retry = retry or RetryPolicy()
-        self._client = _make_client(options)
+        session = get_session()
+        self._client = _make_client(session, options, read_timeout_seconds)
+        self._ranges = RangeReader(self._client, session, uri.bucket, read_timeout_seconds)
 
     def describe(self, key: str) -> ObjectInfo:
         """Describe one object (HEAD)."""
@@ -149,32 +164,41 @@ class S3Store(CountingStore):
             return self.describe(key), b""  # an empty object has no range
 
     def read_range(
-        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
         """Fill ``into`` from ``start`` on; a repetition begins behind the bytes that came."""
-        filled = 0
-        stop = start + len(into)
+        reading = reading or Reading()
+        filled, stop = 0, start + len(into)
 
         def attempt() -> None:
             nonlocal filled
-            begin = start + filled
-            answer = self._request(
-                "get_object", key, Range=f"bytes={begin}-{stop - 1}", **_condition(digest)
-            )
+            answer = self._ask(key, start + filled, stop, digest)
             try:
-                self._check_range(key, answer, begin, stop, digest)
-            except StorageError:
-                answer["Body"].close()
+                with reading.landing(_digest({"ETag": answer.etag}), answer.stop):
+                    while filled < len(into):
+                        count = answer.readinto(into[filled : filled + SLICE_BYTES])
+                        reading.check()
+                        if count == 0:
+                            raise self._ended_early(key, len(into) - filled)
+                        filled += count
+                        self._count(received=count)
+            except BaseException:
+                answer.close()
                 raise
+            answer.release()
 
-            def progressed(count: int) -> None:
-                nonlocal filled
-                filled += count
-
-            self._drain(key, answer["Body"], into[filled:], progressed)
+        def repeated(error: Unavailable) -> None:
+            reading.failed(error)
+            self._count(retries=1)
 
         if into:
-            self._repeat(attempt)
+            self._retry.run(attempt, repeated, reading.sleep)
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Write a small object (PUT), with ``If-None-Match: *`` when ``if_absent``."""
@@ -228,6 +252,7 @@ class S3Store(CountingStore):
     def close(self) -> None:
         """Close the kept connections."""
         self._client.close()
+        self._ranges.close()
 
     def _where(self, key: str) -> str:
         return f"{self.uri}/{key}" if key else self.uri
@@ -237,7 +262,7 @@ class S3Store(CountingStore):
         return self._repeat(lambda: self._request(operation, key, **arguments))
 
     def _repeat(self, action: Callable[[], T]) -> T:
-        return self._retry.run(action, lambda: self._count(retries=1))
+        return self._retry.run(action, lambda error: self._count(retries=1))
 
     def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make one request; ``Key=None`` among the arguments addresses the bucket itself."""
@@ -263,47 +288,54 @@ class S3Store(CountingStore):
             return None
         return self._prefix + checked_key(key)
 
+    def _ask(self, key: str, begin: int, stop: int, digest: str | None) -> RangeAnswer:
+        headers = {"Range": f"bytes={begin}-{stop - 1}"}
+        if digest is not None:
+            headers["If-Match"] = _condition(digest)["IfMatch"]
+        self._count(requests=1)
+        answer = self._ranges.get(self._prefix + checked_key(key), headers, self._where(key))
+        try:
+            self._check_range(key, answer, begin, stop, digest)
+        except StorageError:
+            answer.close()
+            raise
+        return answer
+
     def _check_range(
-        self, key: str, answer: dict[str, Any], begin: int, stop: int, digest: str | None
+        self, key: str, answer: RangeAnswer, begin: int, stop: int, digest: str | None
     ) -> None:
         """See that the server did what it was asked: some ignore Range, some If-Match."""
-        if digest is not None and _digest(answer) != digest:
+        if digest is not None and _digest({"ETag": answer.etag}) != digest:
             raise SourceChanged(f"{self._where(key)}: the object changed while it was being read")
-        given = str(answer.get("ContentRange", "no range"))
-        span, _, size = given.partition("/")
+        span, _, size = answer.content_range.partition("/")
         if span == f"bytes {begin}-{stop - 1}":
             return
         if size.isdecimal() and int(size) < stop:
             raise too_short(self._where(key), int(size), stop)
         raise Unavailable(
-            f"{self._where(key)}: bytes {begin}-{stop - 1} asked for, {excerpt(given)} received"
+            f"{self._where(key)}: bytes {begin}-{stop - 1} asked for, "
+            f"{excerpt(answer.content_range)} received"
         )
 
-    def _drain(
-        self,
-        key: str,
-        body: Any,
-        into: memoryview,
-        progressed: Callable[[int], None] = lambda count: None,
-    ) -> None:
-        """Fill ``into`` from a response body, telling of each piece as it lands."""
+    def _drain(self, key: str, body: Any, into: memoryview) -> None:
+        """Fill ``into`` from the body of one of boto3's answers."""
         filled = 0
         try:
             while filled < len(into):
-                count = body.readinto(into[filled : filled + SLICE_BYTES])
+                count = body.readinto(into[filled:])
                 if count == 0:
-                    raise Unavailable(
-                        f"{self._where(key)}: the answer ended {len(into) - filled} bytes early"
-                    )
+                    raise self._ended_early(key, len(into) - filled)
                 filled += count
                 self._count(received=count)
-                progressed(count)
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, HTTPError, OSError) as error:
             body.close()
             raise Unavailable(f"{self._where(key)}: the answer broke off: {error}") from error
 
+    def _ended_early(self, key: str, missing: int) -> Unavailable:
+        return Unavailable(f"{self._where(key)}: the answer ended {missing} bytes early")
 
-def _make_client(options: StoreOptions) -> Any:
+
+def _make_client(core: Session, options: StoreOptions, read_timeout_seconds: float) -> Any:
     keys: dict[str, str] = {}
     if options.credentials is not None:
         keys = {
@@ -314,6 +346,7 @@ def _make_client(options: StoreOptions) -> Any:
             keys["aws_session_token"] = options.credentials.session_token
     session = boto3.session.Session(
         region_name=options.region or None,
+        botocore_session=core,
         **keys,
     )
     try:
@@ -321,21 +354,22 @@ def _make_client(options: StoreOptions) -> Any:
             "s3",
             endpoint_url=options.endpoint_url or None,
             region_name=session.region_name or DEFAULT_REGION,
-            config=_client_config(options),
+            config=_client_config(options, read_timeout_seconds),
         )
     except ValueError as error:
         raise ConfigurationError(f"endpointUrl: {error}; use https://host[:port]") from error
 
 
-def _client_config(options: StoreOptions) -> Config:
+def _client_config(options: StoreOptions, read_timeout_seconds: float) -> Config:
     # Servers other than AWS rarely have a DNS name per bucket.
     style = {"addressing_style": "path"} if options.endpoint_url else {}
     return Config(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
+        read_timeout=read_timeout_seconds,
         max_pool_connections=MAX_CONNECTIONS,
         retries={"total_max_attempts": 1},
         s3={"payload_signing_enabled": False, **style},
+        signature_version="s3v4",  # of presigned URLs too, which were version 2 by default
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )

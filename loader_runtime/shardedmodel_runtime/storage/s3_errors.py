@@ -20,6 +20,7 @@ from shardedmodel_runtime.errors import (
     ShardedModelError,
     SourceChanged,
     StorageError,
+    Throttled,
     Unavailable,
     excerpt,
 )
@@ -33,9 +34,11 @@ _REGION_CODES = frozenset(
     }
 )
 """What S3 answers to a request for a bucket of another region."""
-_CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "ExpiredToken"})
-_BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"})
-"""Busy, not broken: sent with 503 mostly, by some servers with 400 or 429."""
+EXPIRED_CODES = frozenset({"RequestExpired", "ExpiredToken"})
+"""What a newer signature may cure."""
+_THROTTLE_CODES = frozenset({"SlowDown", "Throttling", "ThrottlingException"})
+"""Fewer requests, please: sent with 503 mostly, by some servers with 400 or 429."""
+_CLOCK_CODES = EXPIRED_CODES | {"RequestTimeTooSkewed"}
 
 
 class Unsupported(StorageError):
@@ -98,6 +101,8 @@ def _translate_answer(error: ClientError, where: str) -> ShardedModelError:
         return ConfigurationError(f"{where}: the bucket is in another region ({answer})")
     if status == 501:
         return Unsupported(f"{where}: the store does not know the operation ({answer})")
-    if status >= 500 or status in (408, 429) or code in _BUSY_CODES:
+    if status in (429, 503) or code in _THROTTLE_CODES:
+        return Throttled(f"{where}: the store asks for fewer requests ({answer})")
+    if status >= 500 or status == 408 or code == "RequestTimeout":
         return Unavailable(f"{where}: the store is unavailable ({answer})")
     return StorageError(f"{where}: the store refused ({answer})")

@@ -20,6 +20,7 @@ from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.local import LocalStore, LocalWriter
 from shardedmodel_runtime.storage.opening import open_store
+from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.s3 import MAX_PART_BYTES, MIN_PART_BYTES, S3Store
 from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders_layout import Checkpoint, make_checkpoint
@@ -145,12 +146,18 @@ class ChangingStore(LocalStore):
         self._left = reads
 
     def read_range(
-        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self._left -= 1
         if self._left < 0:
             raise SourceChanged(f"{self.uri}/{key}: the file changed while it was being read")
-        super().read_range(key, start, into, digest=digest)
+        super().read_range(key, start, into, digest=digest, reading=reading)
 
 
 def test_a_source_that_changes_midway_leaves_nothing(

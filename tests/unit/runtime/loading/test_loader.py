@@ -17,6 +17,7 @@ from shardedmodel_runtime.errors import (
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
 from shardedmodel_runtime.storage.local import LocalStore
+from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
 
@@ -35,9 +36,15 @@ class FlakyStore(LocalStore):
         self._reads: dict[tuple[str, int], int] = {}
 
     def read_range(
-        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
-        super().read_range(key, start, into, digest=digest)
+        super().read_range(key, start, into, digest=digest, reading=reading)
         self._reads[key, start] = self._reads.get((key, start), 0) + 1
         if self._reads[key, start] <= self._spoiled:
             into[0] ^= 0xFF

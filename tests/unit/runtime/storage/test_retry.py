@@ -24,18 +24,18 @@ def no_wait(attempts: int = 4) -> RetryPolicy:
 
 
 def test_what_succeeds_within_the_attempts_succeeds() -> None:
-    assert no_wait(4).run(Flaky(3), lambda: None) == "here"
+    assert no_wait(4).run(Flaky(3), lambda error: None) == "here"
 
 
 def test_the_last_failure_is_raised_with_the_number_of_attempts() -> None:
     with pytest.raises(Unavailable, match=r"gone \(after 4 attempts\)"):
-        no_wait(4).run(Flaky(4), lambda: None)
+        no_wait(4).run(Flaky(4), lambda error: None)
 
 
 def test_repetitions_are_told_of() -> None:
-    told: list[None] = []
-    no_wait().run(Flaky(2), lambda: told.append(None))
-    assert len(told) == 2
+    told: list[Unavailable] = []
+    no_wait().run(Flaky(2), told.append)
+    assert [error.message for error in told] == ["gone", "gone"]
 
 
 def test_what_cannot_heal_is_not_repeated() -> None:
@@ -46,7 +46,7 @@ def test_what_cannot_heal_is_not_repeated() -> None:
         raise NotFound("no")
 
     with pytest.raises(NotFound):
-        no_wait().run(refuse, lambda: None)
+        no_wait().run(refuse, lambda error: None)
     assert len(calls) == 1
 
 
@@ -59,5 +59,11 @@ def test_waits_grow_up_to_a_limit_and_differ() -> None:
 
 def test_it_waits_before_each_repetition() -> None:
     waits: list[float] = []
-    RetryPolicy(attempts=3, sleep=waits.append).run(Flaky(2), lambda: None)
+    RetryPolicy(attempts=3, sleep=waits.append).run(Flaky(2), lambda error: None)
+    assert len(waits) == 2
+
+
+def test_a_caller_may_wait_in_its_own_way() -> None:
+    waits: list[float] = []
+    no_wait().run(Flaky(2), lambda error: None, waits.append)
     assert len(waits) == 2

@@ -7,17 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import ClientError
+from botocore.session import get_session
 
 from shardedmodel_runtime.errors import (
     ConfigurationError,
     NotFound,
     SourceChanged,
     StorageError,
+    Throttled,
     Unavailable,
 )
 from shardedmodel_runtime.storage import s3, s3_writer
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
+from shardedmodel_runtime.storage.reading import Cancelled, Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
 from shardedmodel_runtime.storage.s3_writer import S3Writer
@@ -26,18 +29,46 @@ from shardedmodel_runtime.storage.uri import parse_uri
 CONTENT = bytes(range(100))
 
 
-class Body(io.BytesIO):
-    """A response's body that may end early, or fail at its end."""
+class Answer(io.BytesIO):
+    """An answer to a ranged GET, whose body may end early, or fail at its end."""
 
-    def __init__(self, data: bytes, fails: bool = False) -> None:
+    def __init__(self, data: bytes, content_range: str, fails: bool = False) -> None:
         super().__init__(data)
+        self.etag = '"e"'
+        self.content_range = content_range
+        self.released = False
         self._fails = fails
 
     def readinto(self, into: Any) -> int:
         count = super().readinto(into)
         if count == 0 and self._fails:
-            raise ReadTimeoutError(endpoint_url="http://x")
+            raise Unavailable("connection reset")
         return count
+
+    def stop(self) -> None:
+        """Nothing: it never blocks."""
+
+    def release(self) -> None:
+        self.released = True
+
+
+class Ranges:
+    """Answers each ranged GET with the next of the answers."""
+
+    def __init__(self, *answers: Answer | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, str]] = []
+
+    def get(self, key: str, headers: dict[str, str], where: str) -> Answer:
+        assert key == "prefix/key"
+        self.asked.append(headers)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Client:
@@ -57,9 +88,6 @@ class Client:
 
         return call
 
-    def ranges(self) -> list[str]:
-        return [arguments["Range"] for name, arguments in self.calls if name == "get_object"]
-
 
 def refusal(status: int, code: str) -> ClientError:
     fields = {
@@ -69,19 +97,21 @@ def refusal(status: int, code: str) -> ClientError:
     return ClientError(fields, "Operation")
 
 
-def part(start: int, stop: int, *, sent: int | None = None, fails: bool = False) -> dict[str, Any]:
+def part(start: int, stop: int, *, sent: int | None = None, fails: bool = False) -> Answer:
     """An answer to a ranged GET of ``[start, stop)`` of which ``sent`` bytes come."""
     data = CONTENT[start:stop][:sent]
-    return {
-        "ContentRange": f"bytes {start}-{stop - 1}/{len(CONTENT)}",
-        "ETag": '"e"',
-        "Body": Body(data, fails),
-    }
+    return Answer(data, f"bytes {start}-{stop - 1}/{len(CONTENT)}", fails)
 
 
-def make(monkeypatch: pytest.MonkeyPatch, client: Client, attempts: int = 3) -> S3Store:
-    monkeypatch.setattr(s3, "_make_client", lambda options: client)
-    retry = RetryPolicy(attempts=attempts, sleep=lambda seconds: None)
+def make(
+    monkeypatch: pytest.MonkeyPatch,
+    client: Client | None = None,
+    ranges: Ranges | None = None,
+    attempts: int = 3,
+) -> S3Store:
+    monkeypatch.setattr(s3, "_make_client", lambda *arguments: client)
+    monkeypatch.setattr(s3, "RangeReader", lambda *arguments: ranges)
+    retry = RetryPolicy(attempts=attempts, base_seconds=0, sleep=lambda seconds: None)
     return S3Store(parse_uri("s3://bucket/prefix"), StoreOptions(), retry)
 
 
@@ -95,10 +125,12 @@ def read(store: S3Store, start: int, stop: int, digest: str | None = None) -> by
 def test_an_interrupted_range_goes_on_where_it_broke_off(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    client = Client(get_object=[part(10, 50, sent=15, fails=fails), part(25, 50)])
-    store = make(monkeypatch, client)
+    broken, whole = part(10, 50, sent=15, fails=fails), part(25, 50)
+    ranges = Ranges(broken, whole)
+    store = make(monkeypatch, ranges=ranges)
     assert read(store, 10, 50) == CONTENT[10:50]
-    assert client.ranges() == ["bytes=10-49", "bytes=25-49"]
+    assert [asked["Range"] for asked in ranges.asked] == ["bytes=10-49", "bytes=25-49"]
+    assert (broken.closed, broken.released, whole.released) == (True, False, True)
     assert (store.bytes_read, store.requests, store.retries) == (40, 2, 1)
 
 
@@ -139,21 +171,20 @@ def test_a_refused_beginning_stays_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_range_that_never_comes_whole_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make(monkeypatch, Client(get_object=[part(0, 10, sent=0) for _ in range(3)]))
+    store = make(monkeypatch, ranges=Ranges(*(part(0, 10, sent=0) for _ in range(3))))
     with pytest.raises(Unavailable, match="ended 10 bytes early"):
         read(store, 0, 10)
 
 
 def test_a_server_that_ignores_ranges_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {"ETag": '"e"', "Body": Body(CONTENT)}
-    store = make(monkeypatch, Client(get_object=[whole] * 2), attempts=2)
+    ranges = Ranges(Answer(CONTENT, "no range"), Answer(CONTENT, "no range"))
+    store = make(monkeypatch, ranges=ranges, attempts=2)
     with pytest.raises(Unavailable, match="bytes 10-19 asked for, no range received"):
         read(store, 10, 20)
 
 
 def test_a_range_beyond_the_end_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = part(90, 100) | {"ContentRange": "bytes 90-99/100"}
-    store = make(monkeypatch, Client(get_object=[answer]))
+    store = make(monkeypatch, ranges=Ranges(part(90, 100)))
     with pytest.raises(StorageError, match="ends at byte 100; bytes up to 110"):
         read(store, 90, 110)
 
@@ -161,24 +192,48 @@ def test_a_range_beyond_the_end_is_not_asked_for_again(monkeypatch: pytest.Monke
 def test_a_changed_object_is_noticed_where_the_server_ignores_if_match(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = make(monkeypatch, Client(get_object=[part(0, 10)]))
+    store = make(monkeypatch, ranges=Ranges(part(0, 10)))
     with pytest.raises(SourceChanged):
         read(store, 0, 10, digest="etag:other")
 
 
 def test_slow_down_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client(get_object=[refusal(503, "SlowDown"), part(0, 10)])
-    assert read(make(monkeypatch, client), 0, 10) == CONTENT[:10]
+    ranges = Ranges(Throttled("SlowDown"), part(0, 10))
+    assert read(make(monkeypatch, ranges=ranges), 0, 10) == CONTENT[:10]
+
+
+def test_a_digest_is_a_condition_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = Ranges(part(0, 10))
+    read(make(monkeypatch, ranges=ranges), 0, 10, digest="etag:e")
+    assert ranges.asked[0]["If-Match"] == '"e"'
+
+
+def test_a_read_that_was_ended_asks_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = Ranges(Unavailable("gone"), part(0, 10))
+    reading = Reading(failed=lambda asked_at, error: reading.abandon())
+    store = make(monkeypatch, ranges=ranges)
+    with pytest.raises(Cancelled):
+        store.read_range("key", 0, memoryview(bytearray(10)), reading=reading)
+    assert len(ranges.asked) == 1
+
+
+def test_a_read_that_was_ended_closes_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = part(0, 10)
+    reading = Reading(opened=lambda digest: reading.abandon())
+    store = make(monkeypatch, ranges=Ranges(answer))
+    with pytest.raises(Cancelled):
+        store.read_range("key", 0, memoryview(bytearray(10)), reading=reading)
+    assert answer.closed
 
 
 def test_an_empty_range_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make(monkeypatch, Client())
+    store = make(monkeypatch, ranges=Ranges())
     assert read(store, 5, 5) == b""
     assert store.requests == 0
 
 
 def test_a_small_object_that_is_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    body = Body(CONTENT)
+    body = io.BytesIO(CONTENT)
     answer = {"ContentLength": 100, "ETag": '"e"', "Body": body}
     store = make(monkeypatch, Client(get_object=[answer]))
     with pytest.raises(StorageError, match="100 bytes; at most 50"):
@@ -352,14 +407,19 @@ def test_a_missing_bucket_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_endpoint_that_only_the_client_refuses_is_refused_by_its_field() -> None:
+    options = StoreOptions("http://-x-", credentials=Credentials("key", "secret"))
     with pytest.raises(ConfigurationError, match=r"endpointUrl: .*http://-x-"):
-        s3._make_client(StoreOptions("http://-x-", credentials=Credentials("key", "secret")))
+        s3._make_client(get_session(), options, 30)
 
 
 def test_no_endpoint_means_a_name_per_bucket_and_an_endpoint_paths() -> None:
     credentials = Credentials("key", "secret", "token")
-    aws = s3._make_client(StoreOptions(region="eu-central-1", credentials=credentials))
-    own = s3._make_client(StoreOptions("http://localhost:1", credentials=credentials))
+    aws = s3._make_client(
+        get_session(), StoreOptions(region="eu-central-1", credentials=credentials), 30
+    )
+    own = s3._make_client(
+        get_session(), StoreOptions("http://localhost:1", credentials=credentials), 30
+    )
     assert aws.meta.region_name == "eu-central-1"
     assert aws.meta.config.s3 == {"payload_signing_enabled": False}
     assert own.meta.config.s3 == {"payload_signing_enabled": False, "addressing_style": "path"}

@@ -19,6 +19,7 @@ from shardedmodel_runtime.errors import (
     ShardedModelError,
     SourceChanged,
     StorageError,
+    Throttled,
     Unavailable,
 )
 from shardedmodel_runtime.storage.s3_errors import translate
@@ -45,9 +46,9 @@ def answer(status: int, code: str = "") -> ClientError:
         (answer(403, "RequestTimeTooSkewed"), AccessDenied, "clock"),
         (answer(400, "ExpiredToken"), AccessDenied, "out of date"),
         (answer(301, "PermanentRedirect"), ConfigurationError, "another region"),
-        (answer(503, "SlowDown"), Unavailable, "SlowDown"),
+        (answer(503, "SlowDown"), Throttled, "SlowDown"),
         (answer(400, "RequestTimeout"), Unavailable, "unavailable"),
-        (answer(429), Unavailable, "429"),
+        (answer(429), Throttled, "429"),
         (answer(500, "InternalError"), Unavailable, "InternalError"),
         (answer(400, "EntityTooLarge"), StorageError, "refused"),
         (NoCredentialsError(), AccessDenied, "no complete credentials"),

@@ -1,0 +1,235 @@
+"""A folder on the node where verified objects stay, for ranks that start again and for peers.
+
+An entry is a whole object under its SHA-256, written under a temporary name and renamed, so a
+reader finds all of it or nothing. Entries are read like objects of a layout, every block checked,
+so one that went bad is dropped and read again from the store. A lock file for each object, which
+the system lets go with its holder, makes one rank of a node fetch what others wait for. What the
+folder cannot take (a full disk, no right to write) is not cached, and told: it never fails a load.
+
+The ranks' memory itself is not shared: a tensor that one rank writes to would change in all, and a
+file that somebody shortens ends every process that has mapped it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from shardedmodel_runtime.errors import excerpt
+from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.loading.arena import Arena
+from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
+
+logger = logging.getLogger(__name__)
+
+LOCK_SUFFIX = ".lock"
+POLL_SECONDS = 0.05
+"""Between two looks whether a peer has let go of an object."""
+STALE_SECONDS = 24 * 3600.0
+"""Age of a temporary file that nobody writes any more: no load takes a day."""
+
+_ENTRY = re.compile(r"[0-9a-f]{64}")
+
+
+class CacheWriter:
+    """One entry on its way; after the first failure it takes nothing more."""
+
+    def __init__(self, cache: NodeCache, item: LayoutObject) -> None:
+        self._cache = cache
+        self._path = cache.folder / item.sha256
+        self._temporary = cache.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            os.posix_fallocate(self._file, 0, item.bytes)  # a full disk is found before reading
+        except OSError:
+            self.close()
+            raise
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Write verified bytes at their place; any thread."""
+        if self._file < 0:
+            return
+        try:
+            while data:
+                count = os.pwrite(self._file, data, start)
+                start, data = start + count, data[count:]
+        except OSError as error:
+            self._cache.fail(error)
+
+    def commit(self) -> None:
+        """Show the entry; all its bytes have been written."""
+        if self._cache.error:
+            return
+        try:
+            os.replace(self._temporary, self._path)
+        except OSError as error:
+            self._cache.fail(error)
+
+    def close(self) -> None:
+        """Close the file, and remove it unless it was committed."""
+        os.close(self._file)
+        self._file = -1
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+
+class CachingArena:
+    """An arena whose bytes are written to the cache as well, once they are verified."""
+
+    def __init__(self, arena: Arena, writer: CacheWriter) -> None:
+        self._arena = arena
+        self._writer = writer
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The object whole."""
+        return self._arena.tensor
+
+    @property
+    def copy_seconds(self) -> float:
+        """Spent waiting for copies to the device."""
+        return self._arena.copy_seconds
+
+    def landing(self, start: int, stop: int) -> AbstractContextManager[memoryview]:
+        """Give memory, and write it to the cache at the end."""
+        return self._written(self._arena.landing(start, stop), start)
+
+    def aside(self, start: int, stop: int) -> AbstractContextManager[memoryview]:
+        """Give other memory, and write it to the cache at the end."""
+        return self._written(self._arena.aside(start, stop), start)
+
+    def finish(self) -> None:
+        """Wait until every byte that landed is in ``tensor``."""
+        self._arena.finish()
+
+    @contextmanager
+    def _written(
+        self, landing: AbstractContextManager[memoryview], start: int
+    ) -> Iterator[memoryview]:
+        with landing as memory:
+            yield memory
+            self._writer.write(start, memory)
+
+
+class NodeCache:
+    """Verified objects in a folder, the least recently used of which give way.
+
+    Args:
+        folder: where entries are; made if it is not there.
+        limit_bytes: of all entries together; None: what the disk holds.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int | None) -> None:
+        self.folder = folder
+        self.error = ""
+        self._limit = limit_bytes
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.fail(error)
+
+    def fail(self, error: OSError) -> None:
+        """Go on without the cache, and say why once."""
+        if not self.error:
+            reason = excerpt(error.strerror or str(error))
+            self.error = f"cache: {self.folder}: {reason}; loading goes on without it"
+            logger.warning("%s", self.error)
+
+    def holds(self, item: LayoutObject) -> bool:
+        """Whether there is an entry for ``item``, which is the latest used from now on."""
+        path = self.folder / item.sha256
+        try:
+            if path.stat().st_size != item.bytes:
+                return False
+            os.utime(path)
+        except OSError:
+            return False
+        return True
+
+    def drop(self, item: LayoutObject) -> None:
+        """Remove an entry that is not what it should be."""
+        with suppress(OSError):
+            (self.folder / item.sha256).unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, item: LayoutObject, wait_until: float) -> Iterator[bool]:
+        """Keep others of the node from fetching ``item``.
+
+        Args:
+            item: the object.
+            wait_until: ``time.monotonic()`` until which to wait for another holder.
+
+        Yields:
+            Whether the lock was got; without it nothing should be written.
+        """
+        try:
+            file = os.open(self.folder / f"{item.sha256}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            self.fail(error)
+            yield False
+            return
+        try:
+            yield _locked(file, wait_until)
+        finally:
+            os.close(file)  # lets go of the lock
+
+    @contextmanager
+    def writer(self, item: LayoutObject) -> Iterator[CacheWriter | None]:
+        """Begin an entry; committed by the caller, removed otherwise. None: there is no room."""
+        writer = self._begin(item)
+        try:
+            yield writer
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def _begin(self, item: LayoutObject) -> CacheWriter | None:
+        if self.error or (self._limit is not None and item.bytes > self._limit):
+            return None
+        try:
+            self._make_room(item.bytes)
+            return CacheWriter(self, item)
+        except OSError as error:
+            self.fail(error)
+            return None
+
+    def _make_room(self, size: int) -> None:
+        """Remove what killed writers left, and the least recently used entries beyond the limit."""
+        entries: list[tuple[float, int, Path]] = []
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # a peer makes room too
+                state = path.stat()
+                if path.name.startswith(TEMPORARY_PREFIX):
+                    if time.time() - state.st_mtime > STALE_SECONDS:
+                        path.unlink()
+                elif _ENTRY.fullmatch(path.name):
+                    entries.append((state.st_mtime, state.st_size, path))
+        if self._limit is None:
+            return
+        held = sum(entry_size for _, entry_size, _ in entries)
+        for _, entry_size, path in sorted(entries):
+            if held + size <= self._limit:
+                return
+            path.unlink(missing_ok=True)
+            held -= entry_size
+
+
+def _locked(file: int, wait_until: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= wait_until:
+                return False
+            time.sleep(POLL_SECONDS)
+        else:
+            return True

@@ -1,0 +1,222 @@
+"""The node's cache: what is kept, shared, dropped and given up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, Unavailable
+from shardedmodel_runtime.loading import gathering
+from shardedmodel_runtime.loading.cache import NodeCache
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
+from tests.builders_rank_layout import Layout, raw, write_layout
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return write_layout(tmp_path / "layout", 2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def load(layout: Layout, folder: Path, rank: int = 0, **values: Any) -> LoadedShard:
+    config = ModelLoadConfig(
+        layout=layout.uri, world_size=2, rank=rank, device="cpu", cache=str(folder), **values
+    )
+    return DistributedCheckpointLoader(config).load(layout.manifest)
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if len(path.name) == 64}
+
+
+def hashes(layout: Layout, rank: int) -> set[str]:
+    return {item.sha256 for item in layout.manifest.objects_of(rank)}
+
+
+def assert_loaded(shard: LoadedShard, layout: Layout) -> None:
+    expected = layout.expected[shard.rank]
+    assert {name: raw(t) for name, t in shard.state_dict.items()} == {
+        name: raw(t) for name, t in expected.items()
+    }
+
+
+def fail(number: int) -> Any:
+    def call(*arguments: Any, **values: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_load_leaves_its_objects_in_the_cache(layout: Layout, folder: Path) -> None:
+    shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert entries(folder) == hashes(layout, 0)
+    assert shard.report.cache_hits == 0
+
+
+def test_a_rank_that_starts_again_reads_nothing_from_the_store(
+    layout: Layout, folder: Path
+) -> None:
+    load(layout, folder)
+    shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert (shard.report.bytes_read, shard.report.cache_bytes) == (0, shard.report.bytes)
+
+
+def test_ranks_of_a_node_read_a_common_object_once(layout: Layout, folder: Path) -> None:
+    load(layout, folder, 0)
+    shard = load(layout, folder, 1)
+    own, _common = layout.manifest.objects_of(1)
+    assert_loaded(shard, layout)
+    assert shard.report.bytes_read == own.bytes
+
+
+def test_a_corrupt_entry_is_dropped_and_read_again(layout: Layout, folder: Path) -> None:
+    load(layout, folder)
+    item = layout.manifest.objects_of(0)[0]
+    entry = folder / item.sha256
+    entry.write_bytes(bytes(item.bytes))
+    shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert shard.report.bytes_read == item.bytes
+    assert entry.read_bytes() == (layout.folder / item.key).read_bytes()
+
+
+def test_the_progress_of_a_corrupt_entry_does_not_count(layout: Layout, folder: Path) -> None:
+    load(layout, folder)
+    item = layout.manifest.objects_of(0)[0]
+    entry = folder / item.sha256
+    entry.write_bytes(entry.read_bytes()[:-1] + b"\xff")
+    config = ModelLoadConfig(layout=layout.uri, world_size=2, device="cpu", cache=str(folder))
+    loader = DistributedCheckpointLoader(config)
+    loader.load(layout.manifest)
+    assert loader.progress.bytes_done == layout.manifest.rank_bytes(0)
+
+
+def test_an_entry_of_another_size_is_no_entry(layout: Layout, folder: Path) -> None:
+    load(layout, folder)
+    item = layout.manifest.objects_of(0)[0]
+    os.truncate(folder / item.sha256, 10)
+    shard = load(layout, folder)
+    assert shard.report.bytes_read == item.bytes
+
+
+def test_a_wrong_object_never_becomes_an_entry(layout: Layout, folder: Path) -> None:
+    path = layout.object_path(0)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(ChecksumMismatch):
+        load(layout, folder)
+    assert entries(folder) == set()
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".tmp-")] == []
+
+
+def test_the_least_recently_used_entries_give_way(layout: Layout, folder: Path) -> None:
+    load(layout, folder, 0)
+    own, common = layout.manifest.objects_of(0)
+    os.utime(folder / own.sha256, (1, 1))
+    other = layout.manifest.objects_of(1)[0]
+    load(layout, folder, 1, cache_bytes=common.bytes + other.bytes)
+    assert entries(folder) == {common.sha256, other.sha256}
+
+
+def test_an_object_beyond_the_limit_is_not_kept(layout: Layout, folder: Path) -> None:
+    shard = load(layout, folder, cache_bytes=1)
+    assert_loaded(shard, layout)
+    assert entries(folder) == set()
+    assert shard.report.cache_error == ""
+
+
+def test_what_a_killed_writer_left_is_removed_once_it_is_old(layout: Layout, folder: Path) -> None:
+    folder.mkdir()
+    old, fresh = folder / ".tmp-old", folder / ".tmp-fresh"
+    old.touch()
+    fresh.touch()
+    os.utime(old, (1, 1))
+    load(layout, folder)
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "replace"])
+def test_a_full_disk_means_no_cache_and_says_so(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(os, call, fail(errno.ENOSPC))
+    shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert entries(folder) == set()
+    assert "No space left on device; loading goes on without it" in shard.report.cache_error
+
+
+def test_a_folder_that_cannot_be_made_means_no_cache(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write_text("a file")
+    shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert str(folder) in shard.report.cache_error
+
+
+def test_a_peer_that_is_fetching_an_object_is_waited_for(layout: Layout, folder: Path) -> None:
+    cache = NodeCache(folder, None)
+    common = layout.manifest.objects_of(1)[1]
+    shards: list[LoadedShard] = []
+    waiting = threading.Thread(target=lambda: shards.append(load(layout, folder, 1)))
+    with cache.lock(common, 0.0) as got:
+        assert got
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        (folder / common.sha256).write_bytes((layout.folder / common.key).read_bytes())
+    waiting.join()
+    assert (shards[0].report.cache_hits, shards[0].report.cache_bytes) == (1, common.bytes)
+
+
+def test_a_peer_that_dies_leaves_its_object_to_the_next(layout: Layout, folder: Path) -> None:
+    cache = NodeCache(folder, None)
+    common = layout.manifest.objects_of(1)[1]
+    shards: list[LoadedShard] = []
+    waiting = threading.Thread(target=lambda: shards.append(load(layout, folder, 1)))
+    with cache.lock(common, 0.0):
+        waiting.start()
+    waiting.join()
+    assert_loaded(shards[0], layout)
+    assert common.sha256 in entries(folder)
+
+
+def test_a_peer_that_hangs_is_not_waited_for_long(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "PEER_SECONDS", 0.1)
+    cache = NodeCache(folder, None)
+    common = layout.manifest.objects_of(0)[1]
+    with cache.lock(common, 0.0):
+        shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert common.sha256 not in entries(folder)
+
+
+def test_waiting_for_a_peer_ends_with_the_deadline(layout: Layout, folder: Path) -> None:
+    cache = NodeCache(folder, None)
+    common = layout.manifest.objects_of(0)[1]
+    with cache.lock(common, 0.0), pytest.raises(Unavailable, match="deadline"):
+        load(layout, folder, deadline_seconds=0.5)
+
+
+def test_what_is_not_verified_is_not_kept() -> None:
+    with pytest.raises(ConfigurationError, match="cache needs verify"):
+        ModelLoadConfig.parse({"layout": "file:///layout", "cache": "/cache", "verify": False})
+
+
+def test_a_relative_cache_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="cache: 'cache'"):
+        ModelLoadConfig.parse({"layout": "file:///layout", "cache": "cache"})

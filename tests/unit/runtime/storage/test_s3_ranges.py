@@ -1,0 +1,165 @@
+"""Ranged GETs against an HTTP session that answers on demand; the real server is in integration."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError
+from botocore.session import get_session
+
+from shardedmodel_runtime.errors import AccessDenied, NotFound, Unavailable
+from shardedmodel_runtime.storage import s3, s3_ranges
+from shardedmodel_runtime.storage.options import Credentials, StoreOptions
+from shardedmodel_runtime.storage.s3_ranges import RangeReader
+
+WHERE = "s3://bucket/key"
+
+
+class Raw:
+    """urllib3's response as far as it is used."""
+
+    def __init__(self, body: Any, headers: dict[str, str]) -> None:
+        self._fp = body
+        self.headers = headers
+        self.log: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.log.append(name)
+
+
+class Answer:
+    """botocore's response as far as it is used."""
+
+    def __init__(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.status_code = status
+        self.headers = headers
+        self.raw = Raw(io.BytesIO(body), headers)
+
+
+def refusal(status: int, code: str) -> Answer:
+    return Answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
+
+
+class Http:
+    """Answers each request with the next of the answers."""
+
+    def __init__(self, *answers: Answer | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[Any] = []
+
+    def send(self, request: Any) -> Answer:
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def make(monkeypatch: pytest.MonkeyPatch, *answers: Answer | Exception) -> tuple[RangeReader, Http]:
+    http = Http(*answers)
+    monkeypatch.setattr(s3_ranges, "URLLib3Session", lambda **settings: http)
+    session = get_session()
+    options = StoreOptions("http://localhost:1", credentials=Credentials("key", "secret"))
+    client = s3._make_client(session, options, 30)
+    return RangeReader(client, session, "bucket", 30), http
+
+
+def get(reader: RangeReader) -> s3_ranges.RangeAnswer:
+    return reader.get("key", {"Range": "bytes=0-9"}, WHERE)
+
+
+def test_a_request_is_signed_in_its_address_and_carries_the_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, http = make(monkeypatch, Answer(206))
+    get(reader)
+    (request,) = http.requests
+    assert request.url.startswith("http://localhost:1/bucket/key?X-Amz-Algorithm=AWS4-HMAC-SHA256")
+    assert request.headers["Range"] == "bytes=0-9"
+
+
+def test_an_object_is_signed_once_until_its_signature_is_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, _ = make(monkeypatch, *(Answer(206) for _ in range(3)))
+    signed: list[str] = []
+    sign = reader._client.generate_presigned_url
+
+    def count(operation: str, **values: Any) -> Any:
+        signed.append(values["Params"]["Key"])
+        return sign(operation, **values)
+
+    monkeypatch.setattr(reader._client, "generate_presigned_url", count)
+    get(reader)
+    get(reader)
+    assert signed == ["key"]
+    monkeypatch.setattr(s3_ranges, "RENEWAL_SECONDS", 0.0)
+    get(reader)
+    assert signed == ["key", "key"]
+
+
+def test_an_answer_tells_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"ETag": '"e"', "Content-Range": "bytes 0-2/3"}
+    reader, _ = make(monkeypatch, Answer(206, b"abc", **headers))
+    answer, into = get(reader), bytearray(3)
+    assert answer.readinto(memoryview(into)) == 3
+    assert (bytes(into), answer.etag, answer.content_range) == (b"abc", '"e"', "bytes 0-2/3")
+
+
+def test_a_body_that_breaks_off_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        def readinto(self, into: Any) -> int:
+            raise ConnectionResetError("reset by peer")
+
+    answer = Answer(206)
+    answer.raw._fp = Broken()
+    reader, _ = make(monkeypatch, answer)
+    with pytest.raises(Unavailable, match="reset by peer"):
+        get(reader).readinto(memoryview(bytearray(1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "done"), [("stop", "shutdown"), ("release", "release_conn"), ("close", "close")]
+)
+def test_a_connection_is_kept_stopped_or_closed(
+    monkeypatch: pytest.MonkeyPatch, call: str, done: str
+) -> None:
+    whole = Answer(206)
+    reader, _ = make(monkeypatch, whole)
+    getattr(get(reader), call)()
+    assert whole.raw.log == [done]
+
+
+def test_a_refusal_is_the_error_that_boto3_would_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, _ = make(monkeypatch, refusal(404, "NoSuchBucket"))
+    with pytest.raises(NotFound, match="the bucket does not exist"):
+        get(reader)
+
+
+def test_an_expired_signature_is_made_anew_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, http = make(monkeypatch, refusal(400, "ExpiredToken"), Answer(206))
+    get(reader)
+    assert len(http.requests) == 2
+
+
+def test_credentials_that_stay_expired_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, _ = make(monkeypatch, refusal(400, "ExpiredToken"), refusal(400, "ExpiredToken"))
+    with pytest.raises(AccessDenied, match="out of date"):
+        get(reader)
+
+
+def test_a_message_never_shows_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "http://localhost:1/bucket/key?X-Amz-Signature=0123"
+    reader, _ = make(monkeypatch, EndpointConnectionError(endpoint_url=url))
+    with pytest.raises(Unavailable, match="localhost:1/bucket/key") as error:
+        get(reader)
+    assert "X-Amz" not in error.value.message
+
+
+def test_missing_credentials_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, _ = make(monkeypatch, NoCredentialsError())
+    with pytest.raises(AccessDenied, match="no complete credentials"):
+        get(reader)
