@@ -1,6 +1,6 @@
 """The runtime of sharded models: cut a checkpoint once, load it in parallel, exact to the bit.
 
-Importing this package imports no torch: the six public names below are looked up when used.
+Importing this package imports no torch: the public names below are looked up when used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from shardedmodel_runtime.checkpoint import CheckpointMetadata
     from shardedmodel_runtime.layout.saver import CheckpointSaver
     from shardedmodel_runtime.loading.config import ModelLoadConfig
-    from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+    from shardedmodel_runtime.loading.dtensors import to_dtensors
+    from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
+    from shardedmodel_runtime.loading.modules import load_into
     from shardedmodel_runtime.rank.distributor import ModelDistributor
     from shardedmodel_runtime.sharding.distributor import WeightDistributor
 
@@ -24,6 +26,9 @@ __all__ = [
     "ModelLoadConfig",
     "WeightDistributor",
     "__version__",
+    "load",
+    "load_into",
+    "to_dtensors",
 ]
 
 __version__ = "0.1.0"
@@ -35,6 +40,9 @@ _HOMES = {
     "ModelDistributor": "rank.distributor",
     "ModelLoadConfig": "loading.config",
     "WeightDistributor": "sharding.distributor",
+    "load": "loading.loader",
+    "load_into": "loading.modules",
+    "to_dtensors": "loading.dtensors",
 }
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "reshard": "cut a layout for other ranks, without its checkpoint",
     "verify": "read every byte of a layout and hold it against its manifest",
     "unshard": "put a layout's tensors together again as a plain checkpoint",
+    "load": "load a layout on this machine, alone or under torchrun",
     "rank": "run the ranks of one pod (what rank containers run)",
 }
 """Subcommands and what they do."""

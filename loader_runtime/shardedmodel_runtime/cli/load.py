@@ -1,0 +1,102 @@
+"""``shardedmodel load``: load a layout on this machine, and show what each rank did.
+
+Under torchrun it loads as many ranks as the layout was cut for:
+
+    torchrun --nproc-per-node 4 -m shardedmodel_runtime load s3://shards/HASH
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.progress import megabytes
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.report import GroupReport, RankReport
+
+COLUMNS = (
+    *("RANK", "DEVICE", "BYTES", "SECONDS", "GB/S", "READ S", "VERIFY S", "AMPLIFICATION"),
+    *("RETRIES", "503S", "HEDGES", "IN FLIGHT", "CACHED", "PEAK/SHARD"),
+)
+"""Of the table; ``docs/runtime.md`` says what they mean."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; their names are those of ``ModelLoadConfig``."""
+    parser.add_argument("layout", metavar="LAYOUT", help="layout: s3://…/HASH or file:///…/HASH")
+    parser.add_argument(
+        "--endpoint-url",
+        metavar="URL",
+        help="S3-compatible server of the layout; credentials: the usual AWS variables and files",
+    )
+    parser.add_argument("--region", metavar="R", help="region of the layout")
+    parser.add_argument("--device", metavar="D", help="auto, cpu or cuda; default auto")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="most ranged reads in flight")
+    parser.add_argument(
+        "--deadline-seconds", type=float, metavar="S", help="longest time that the load may take"
+    )
+    parser.add_argument("--cache", metavar="DIR", help="folder that keeps verified objects")
+    parser.add_argument(
+        "--cache-bytes", type=int, metavar="B", help="most bytes of the cache; default: its disk"
+    )
+    common.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load this process's rank; rank 0 shows what all did.
+
+    Raises:
+        ShardedModelError: the load failed.
+    """
+    from shardedmodel_runtime.rank.group import leave
+    from shardedmodel_runtime.rank.launch import Launch, load_group
+
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name in ModelLoadConfig.model_fields and value is not None
+    }
+    config = ModelLoadConfig.parse(given | Launch.from_environment().model_dump())
+    _, group = load_group(config)
+    if config.rank == 0:
+        print(group.to_json() if arguments.json else table(group), flush=True)
+    leave()
+    return 0
+
+
+def table(group: GroupReport) -> str:
+    """One line for each rank, and one for all of them."""
+    rows = [COLUMNS, *(_row(rank) for rank in group.ranks)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([*lines, _summary(group.ranks)])
+
+
+def _row(rank: RankReport) -> tuple[str, ...]:
+    return (
+        str(rank.rank),
+        rank.device,
+        megabytes(rank.bytes),
+        f"{rank.seconds:.3f}",
+        f"{rank.bytes_per_second / 1e9:.2f}",
+        f"{rank.phase_seconds.get('read', 0.0):.3f}",
+        f"{rank.phase_seconds.get('verify', 0.0):.3f}",
+        f"{rank.read_amplification:.2f}",
+        str(rank.retries),
+        str(rank.throttled),
+        str(rank.hedges),
+        str(rank.concurrency),
+        megabytes(rank.cache_bytes),
+        f"{rank.memory_ratio:.2f}",
+    )
+
+
+def _summary(ranks: Sequence[RankReport]) -> str:
+    slowest = max(ranks, key=lambda rank: rank.seconds)
+    total = sum(rank.bytes for rank in ranks)
+    rate = total / slowest.seconds / 1e9 if slowest.seconds > 0 else 0.0
+    return (
+        f"{len(ranks)} ranks, {megabytes(total)} verified in {slowest.seconds:.3f} s "
+        f"({rate:.2f} GB/s together); slowest: rank {slowest.rank}"
+    )

@@ -1,0 +1,136 @@
+"""A load under torchrun, or alone: the ranks of a group without Kubernetes.
+
+torchrun serves a store at ``MASTER_ADDR:MASTER_PORT`` already, and ends all ranks when one fails;
+so here nothing outlives a rank, and there is one incarnation.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Self
+
+import torch.distributed as dist
+from pydantic import Field
+from torch.distributed.rendezvous import rendezvous
+
+from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.loading.config import MAX_WORLD_SIZE, ModelLoadConfig, Options
+from shardedmodel_runtime.loading.loader import (
+    DistributedCheckpointLoader,
+    LoadedShard,
+    open_layout,
+)
+from shardedmodel_runtime.rank import metadata
+from shardedmodel_runtime.rank.group import choose_backend
+from shardedmodel_runtime.rank.store import PrefixStore, Store
+from shardedmodel_runtime.report import GroupReport, RankReport
+from shardedmodel_runtime.storage.base import ObjectStore
+
+TIMEOUT_SECONDS = 1800.0
+"""For what ranks wait for of each other, the slowest load among it; torchrun ends all ranks when
+one fails, so nobody waits for the dead."""
+_PREFIX = "shardedmodel"
+
+
+class Launch(Options):
+    """Who this process is, as torchrun tells it; alone where there is no torchrun."""
+
+    rank: int = Field(default=0, ge=0)
+    """``RANK``."""
+
+    world_size: int = Field(default=1, ge=1, le=MAX_WORLD_SIZE)
+    """``WORLD_SIZE``."""
+
+    local_rank: int = Field(default=0, ge=0)
+    """``LOCAL_RANK``."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the variables that torchrun sets; all may be missing.
+
+        Raises:
+            ConfigurationError: one of them is not a number in its range.
+        """
+        found = os.environ if environ is None else environ
+        names = {name: found.get(name.upper()) for name in cls.model_fields}
+        return cls.parse({name: value for name, value in names.items() if value})
+
+
+def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
+    """Load this rank's shard while its peers load theirs, and learn how all of them did.
+
+    Where the group has more than one rank, it is torch's default process group from here on.
+
+    Args:
+        config: what this rank loads; ``rank`` and ``world_size`` are those of its launcher.
+
+    Returns:
+        What the rank holds; and the reports of all ranks on rank 0, elsewhere this rank's.
+
+    Raises:
+        ShardedModelError: what the loader raises.
+        GroupError: rank 0 did not publish the manifest.
+    """
+    with open_layout(config) as layout:
+        loader = DistributedCheckpointLoader(config, store=layout)
+        backend = choose_backend("auto", loader.device)
+        store = _join(config, backend)
+        shard = loader.load(_obtain_manifest(layout, store, config.rank))
+    own = _report(loader, shard)
+    reports = [own] if store is None else _exchange(store, own, config.world_size)
+    group = GroupReport(
+        layout_hash=config.layout_hash,
+        world_size=config.world_size,
+        formed=True,
+        complete=config.rank == 0,
+        backend=backend,
+        ranks=reports,
+    )
+    return shard, group
+
+
+def _join(config: ModelLoadConfig, backend: str) -> Store | None:
+    """Form torch's default group; gives its store, None for a rank that is alone."""
+    if config.world_size == 1:
+        return None
+    timeout = timedelta(seconds=TIMEOUT_SECONDS)
+    found = rendezvous("env://", config.rank, config.world_size, timeout=timeout)
+    store, rank, world_size = next(found)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    return PrefixStore(_PREFIX, store)
+
+
+def _obtain_manifest(layout: ObjectStore, store: Store | None, rank: int) -> Manifest:
+    if store is not None and rank > 0:
+        return metadata.await_manifest(lambda: store, TIMEOUT_SECONDS)
+    manifest = read_manifest(layout)
+    if store is not None:
+        metadata.broadcast(store, manifest.to_bytes())
+    return manifest
+
+
+def _exchange(store: Store, own: RankReport, world_size: int) -> list[RankReport]:
+    """Tell rank 0 how this rank did; returns when all have loaded."""
+    store.set(f"report/{own.rank}", own.to_json())
+    dist.barrier()
+    if own.rank > 0:
+        return [own]
+    texts = [store.get(f"report/{rank}") for rank in range(world_size)]
+    return [RankReport.model_validate_json(text) for text in texts]
+
+
+def _report(loader: DistributedCheckpointLoader, shard: LoadedShard) -> RankReport:
+    return RankReport(
+        rank=shard.rank,
+        node=socket.gethostname(),
+        state="ready",
+        device=str(loader.device),
+        bytes_done=loader.progress.bytes_done,
+        seconds=shard.report.seconds,
+        phase_seconds=shard.report.phase_seconds,
+        message=loader.cache_error,
+        **loader.figures(),
+    )

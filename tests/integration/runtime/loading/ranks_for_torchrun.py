@@ -1,0 +1,40 @@
+"""What each rank of a test runs under torchrun: load, wrap as DTensors, and hold them against all.
+
+    torchrun … ranks_for_torchrun.py LAYOUT EXPECTED
+
+``EXPECTED`` is a safetensors file of the whole tensors.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.dtensors import to_dtensors
+from shardedmodel_runtime.rank.group import leave
+from shardedmodel_runtime.rank.launch import Launch, load_group
+
+
+def main(layout: str, expected: str) -> None:
+    """Load and compare; any difference is an error of the rank."""
+    launch = Launch.from_environment()
+    shard, group = load_group(ModelLoadConfig(layout=layout, device="cpu", **launch.model_dump()))
+    assert [rank.rank for rank in group.ranks] == (
+        list(range(launch.world_size)) if launch.rank == 0 else [launch.rank]
+    )
+    mesh = init_device_mesh("cpu", (launch.world_size,))
+    tensors = to_dtensors(shard, mesh)
+    for name, whole in load_file(expected).items():
+        assert isinstance(tensors[name], DTensor)
+        assert torch.equal(tensors[name].full_tensor(), whole), name
+        assert tensors[name].to_local().data_ptr() == shard.state_dict[name].data_ptr()
+    leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

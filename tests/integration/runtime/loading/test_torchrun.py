@@ -1,0 +1,59 @@
+"""Real groups without Kubernetes: torchrun starts the ranks, gloo connects them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from shardedmodel_runtime.report import GroupReport
+from tests.builders_pods import free_port
+from tests.builders_rank_layout import small_model, write_layout
+
+pytestmark = pytest.mark.integration
+
+SECONDS = 120
+"""Longest time of one launch: importing torch takes most of it."""
+
+
+def torchrun(ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """Start ranks on this machine."""
+    arguments = ["--nproc-per-node", str(ranks), "--master-addr", "127.0.0.1"]
+    arguments += ["--master-port", str(free_port()), *command]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *arguments],
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def test_torchrun_loads_all_ranks_of_a_layout_and_rank_0_reports_them(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 2)
+    done = torchrun(2, "-m", "shardedmodel_runtime", "load", layout.uri, "--json")
+    assert done.returncode == 0, done.stderr
+    group = GroupReport.model_validate_json(done.stdout)
+    assert [(r.rank, r.bytes, r.bytes_done, r.bytes_read) for r in group.ranks] == [
+        (rank, *[layout.manifest.rank_bytes(rank)] * 3) for rank in range(2)
+    ]
+
+
+def test_a_shard_is_dtensors_whose_whole_is_the_checkpoint(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 2)
+    save_file(small_model(), tmp_path / "whole.safetensors")
+    script = Path(__file__).with_name("ranks_for_torchrun.py")
+    done = torchrun(2, str(script), layout.uri, str(tmp_path / "whole.safetensors"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_layout_for_more_ranks_ends_all_with_its_reason(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 4)
+    done = torchrun(2, "-m", "shardedmodel_runtime", "load", layout.uri)
+    assert done.returncode != 0
+    assert "cut for 4 ranks" in done.stderr

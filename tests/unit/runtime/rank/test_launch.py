@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank.launch import Launch, load_group
+from tests.builders_rank_layout import raw, write_layout
+
+
+def test_without_a_launcher_a_process_is_the_only_rank() -> None:
+    assert Launch.from_environment({}) == Launch(rank=0, world_size=1, local_rank=0)
+
+
+def test_torchrun_says_who_a_process_is() -> None:
+    environ = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "OTHER": "x"}
+    assert Launch.from_environment(environ) == Launch(rank=5, world_size=8, local_rank=1)
+
+
+def test_a_rank_that_is_no_number_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="rank: 'x'"):
+        Launch.from_environment({"RANK": "x"})
+
+
+def test_a_rank_that_is_alone_needs_no_group(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 1)
+    shard, group = load_group(ModelLoadConfig(layout=layout.uri, device="cpu"))
+    assert raw(shard.state_dict["norm.weight"]) == raw(layout.expected[0]["norm.weight"])
+    (report,) = group.ranks
+    assert report.bytes == report.bytes_done == report.bytes_read
+    assert (report.state, report.read_amplification) == ("ready", 1.0)
