@@ -73,6 +73,15 @@ verify: setup ## Fail when a generated file is stale or the chart does not lint
 bench: setup ## Measure the pre-shard Job's memory and bytes; writes benchmarks/
 	@$(BIN)/python -m benchmarks.presharder
 
+.PHONY: bench-loader
+bench-loader: setup ## Compare loaders on S3, a web server and files; writes benchmarks/, 15 minutes
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
+	@$(BIN)/python -m benchmarks.loader
+
+.PHONY: kill-matrix
+kill-matrix: setup ## Kill and terminate ranks of real groups at each phase; minutes
+	@$(BIN)/python -m tests.killmatrix
+
 .PHONY: clean
 clean: ## Remove the virtual environment and caches of the checkout
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* .demo

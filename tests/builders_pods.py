@@ -64,6 +64,15 @@ class Pod:
     def report(self) -> GroupReport:
         return GroupReport.model_validate_json(self.get("/report")[1])
 
+    @property
+    def is_served(self) -> bool:
+        """Whether the pod answers."""
+        return self.get("/healthz")[0] != 0
+
+    def own_rank(self, rank: int) -> RankReport:
+        """How one of the pod's own ranks stands, as the pod itself says it."""
+        return next(report for report in self.report.ranks if report.rank == rank)
+
     def rank_processes(self) -> list[int]:
         """Process ids of the pod's ranks."""
         pid = self.process.pid

@@ -104,14 +104,14 @@ class Bench:
     proxy: Proxy
     layout: Layout
     uri: str
-    credentials: Credentials
+    server: S3Server
 
     def store(self) -> S3Store:
         """Open the layout as a loader does, but with little patience."""
         with patch.object(s3, "READ_TIMEOUT_SECONDS", READ_TIMEOUT_SECONDS):
             return S3Store(
                 parse_uri(self.uri),
-                StoreOptions(self.proxy.endpoint_url, credentials=self.credentials),
+                StoreOptions(self.proxy.endpoint_url, credentials=self._credentials),
                 RetryPolicy(base_seconds=0.002, max_seconds=0.01),
             )
 
@@ -135,6 +135,10 @@ class Bench:
         assert isinstance(ended, ShardedModelError), f"{plan}: {ended!r}"
         return ended.reason
 
+    @property
+    def _credentials(self) -> Credentials:
+        return Credentials(self.server.access_key, self.server.secret_key)
+
     def _config(self, rank: int) -> ModelLoadConfig:
         return ModelLoadConfig(
             layout=self.uri,
@@ -149,11 +153,13 @@ class Bench:
 
 
 @contextmanager
-def bench(server: S3Server, folder: Path) -> Iterator[Bench]:
-    """Put a layout on the server, and a proxy before it."""
-    bucket, prefix = "faults", "0123abcd"  # a schedule depends on them
-    layout = write_layout(folder / "layout", WORLD_SIZE, _model(1))
-    other = write_layout(folder / "other", WORLD_SIZE, _model(2)).manifest
+def bench(
+    server: S3Server, folder: Path, bucket: str = "faults", world_size: int = WORLD_SIZE
+) -> Iterator[Bench]:
+    """Put a layout on the server, and a proxy before it; a schedule depends on the keys."""
+    prefix = "0123abcd"
+    layout = write_layout(folder / "layout", world_size, _model(1))
+    other = write_layout(folder / "other", world_size, _model(2)).manifest
     with ExitStack() as stack:
         client = stack.enter_context(closing(server.client()))
         client.create_bucket(Bucket=bucket)
@@ -161,8 +167,7 @@ def bench(server: S3Server, folder: Path) -> Iterator[Bench]:
             key = f"{prefix}/{path.relative_to(layout.folder)}"
             client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
         proxy = stack.enter_context(Proxy(server.endpoint_url, other_manifest=other.to_bytes()))
-        credentials = Credentials(server.access_key, server.secret_key)
-        yield Bench(proxy, layout, f"s3://{bucket}/{prefix}", credentials)
+        yield Bench(proxy, layout, f"s3://{bucket}/{prefix}", server)
 
 
 def run(bench: Bench, faults: int, seed: int = 0) -> dict[Kind, Tally]:

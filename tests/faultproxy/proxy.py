@@ -56,7 +56,11 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._released = threading.Event()
+        self._held_suffix = ""
         self._open: set[socket.socket] = set()
+        self.held = 0
+        """Answers that were kept back."""
         self.use(plan)
 
     @property
@@ -71,6 +75,17 @@ class Proxy:
             self.injected: Counter[Kind] = Counter()
             self._seen: Counter[str] = Counter()
 
+    def hold(self, suffix: str) -> None:
+        """Keep answers back whose paths end so, until ``release``."""
+        self._released.clear()
+        self.held = 0
+        self._held_suffix = suffix
+
+    def release(self) -> None:
+        """Let the answers go that were kept back."""
+        self._held_suffix = ""
+        self._released.set()
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, name="faultproxy", daemon=True).start()
         return self
@@ -82,6 +97,7 @@ class Proxy:
         trace: TracebackType | None,
     ) -> None:
         self._stopping.set()
+        self.release()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -133,6 +149,9 @@ class Proxy:
         request = Request(head)
         server.sendall(head.to_bytes())
         delivery = self._delivery(request, Response.read(answers, request.method))
+        if self._held_suffix and request.path.endswith(self._held_suffix):
+            self.held += 1
+            self._released.wait()
         _send(client, delivery.data, bucket)
         if delivery.end is End.STALL:
             self._stopping.wait(STALL_SECONDS)

@@ -1,0 +1,157 @@
+"""Compare loaders: the same bytes from the same server, pair by pair in one run.
+
+Run with ``make bench-loader``; writes ``loader-<date>.json``, ``.md`` and ``.png`` beside this
+file. A machine's speed drifts by a third within an hour, so loaders take turns in every round and
+only ratios within a round are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.nginx import Nginx
+from benchmarks.peers import Task
+from benchmarks.presharder import big_llama
+from benchmarks.scaling import count_bytes, measure_scaling
+from benchmarks.summary import summarize, write
+from shardedmodel_runtime.layout.manifest import Manifest
+from tests.builders_checkpoint import llama_shapes, write_checkpoint
+from tests.builders_layout import shard
+from tests.s3server import S3Server
+
+THREAD_COUNTS = (1, 2, 4, 8)
+"""Of which the raw limit takes the best, found beforehand for each server."""
+TRIALS = 2
+"""Of each of these, before the rounds."""
+_ONE_SERVER = ("ours", "ours, unverified", "boto3", "obstore", "raw")
+_S3 = (*_ONE_SERVER, "runai-model-streamer", "s3torchconnector")
+_FILES = (
+    *("ours", "ours, unverified", "preadv"),
+    *("runai-model-streamer", "safetensors", "fastsafetensors"),
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One server and the loaders that can read from it."""
+
+    name: str
+    task: Task
+    loaders: tuple[str, ...]
+    limit: str
+    """The loader that is the limit of the others."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, loader: str) -> dict[str, Any]:
+        """Load once, in a process of its own.
+
+        Returns:
+            ``seconds`` and ``peakMemoryBytes``, or ``error``.
+        """
+        command = [sys.executable, "-m", "benchmarks.peers", loader, json.dumps(asdict(self.task))]
+        ended = subprocess.run(
+            command, env=os.environ | dict(self.environment), capture_output=True, text=True
+        )
+        if ended.returncode:
+            return {"error": ended.stderr.strip().splitlines()[-1][:300]}
+        result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        return result
+
+    def with_best_threads(self) -> Scene:
+        """Let the limit take its best number of threads."""
+        if not self.task.endpoint_url:
+            return self
+        seconds = {
+            count: min(
+                replace(self, task=replace(self.task, threads=count)).run(self.limit)["seconds"]
+                for _ in range(TRIALS)
+            )
+            for count in THREAD_COUNTS
+        }
+        best = min(seconds, key=lambda count: seconds[count])
+        return replace(self, task=replace(self.task, threads=best))
+
+
+def scenes(folder: Path, server: S3Server, nginx: Nginx, layout: str) -> Iterator[Scene]:
+    """Put one layout behind every server."""
+    path = Path(layout.removeprefix("file://"))
+    manifest = Manifest.parse((path / "manifest.json").read_bytes())
+    keys = [item.key for item in manifest.objects]
+    sizes = [item.bytes for item in manifest.objects]
+    with closing(server.client()) as client:
+        client.create_bucket(Bucket="shards")
+        for key in (*keys, "manifest.json"):
+            client.upload_file(str(path / key), "shards", f"{path.name}/{key}")
+    remote = f"s3://shards/{path.name}"
+    environment = server.environment | {"AWS_EC2_METADATA_DISABLED": "true"}
+    yield Scene(
+        "SeaweedFS", Task(remote, server.endpoint_url, keys, sizes), _S3, "raw", environment
+    )
+    yield Scene("nginx", Task(remote, nginx.plain_url, keys, sizes), _S3, "raw", environment)
+    yield Scene(
+        "nginx with TLS",
+        Task(remote, nginx.tls_url, keys, sizes, str(nginx.certificate)),
+        _ONE_SERVER,
+        "raw",
+        environment | {"AWS_CA_BUNDLE": str(nginx.certificate)},
+    )
+    yield Scene("page cache", Task(layout, "", keys, sizes), _FILES, "preadv")
+
+
+def take_turns(scene: Scene, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run every loader once in each round, in an order that changes."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in scene.loaders}
+    for number in range(rounds):
+        order = list(scene.loaders)
+        random.Random(number).shuffle(order)
+        for name in order:
+            results[name].append(scene.run(name))
+            print(scene.name, number, name, results[name][-1], flush=True)
+    return results
+
+
+def main() -> int:
+    """Measure everything, and write the dated report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=700)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    load_before = os.getloadavg()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(S3Server())
+        nginx = stack.enter_context(Nginx(folder, folder / "nginx"))
+        config = big_llama(options.megabytes)
+        write_checkpoint(folder / "model", config, llama_shapes(config), dtype="BF16")
+        source = (folder / "model").as_uri()
+        layout = shard(source, (folder / "shards").as_uri(), 1)[2]
+        measured = {}
+        for scene in scenes(folder, server, nginx, layout):
+            tuned = scene.with_best_threads()
+            measured[scene.name] = summarize(
+                take_turns(tuned, options.rounds), tuned.limit, tuned.task.total
+            ) | {"limitThreads": tuned.task.threads, "bytes": tuned.task.total}
+        record = {
+            "scenes": measured,
+            "tensorParallel4": count_bytes(source, folder / "four"),
+            "scaling": measure_scaling(server, folder / "eight"),
+            "loadAverage": {"before": load_before, "after": os.getloadavg()},
+        }
+    write(record, options.output, options.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What grows with ranks: bytes that a rank moves, and the rate of a group on slow connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.presharder import big_llama
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
+from tests.builders_checkpoint import llama_shapes, write_checkpoint
+from tests.builders_layout import shard
+from tests.faultproxy.proxy import Proxy
+from tests.s3server import S3Server
+
+RANKS = (1, 2, 4, 8)
+MEGABYTES = 200
+"""Of the model that eight ranks share: 25 MB each, some seconds at the rate below."""
+BYTES_PER_SECOND = 4e6
+"""Of each connection: eight ranks with two each take 64 MB/s, a tenth of what the server gives."""
+CONNECTIONS = 2
+"""Of each rank."""
+ROUNDS = 3
+
+
+def count_bytes(source: str, folder: Path) -> dict[str, Any]:
+    """Load four ranks, and compare what each reads with the whole checkpoint."""
+    summary, _, layout = shard(source, folder.as_uri(), 4)
+    read = [
+        load(
+            ModelLoadConfig(layout=layout, world_size=4, rank=rank, device="cpu")
+        ).report.bytes_read
+        for rank in range(4)
+    ]
+    return {
+        "checkpointBytes": summary.source_bytes,
+        "rankBytesRead": read,
+        "largestShare": max(read) / summary.source_bytes,
+    }
+
+
+def measure_scaling(server: S3Server, folder: Path) -> dict[str, Any]:
+    """Load by 1 to 8 ranks at once, each connection kept at one rate by the proxy."""
+    layout = _upload(server, folder)
+    rates: dict[int, list[float]] = {ranks: [] for ranks in RANKS}
+    with Proxy(server.endpoint_url, bytes_per_second=BYTES_PER_SECOND) as proxy:
+        for _ in range(ROUNDS):
+            for ranks in RANKS:
+                rates[ranks].append(_load_together(layout, proxy.endpoint_url, server, ranks))
+    one = median(rates[1])
+    return {
+        "bytesPerSecondOfAConnection": BYTES_PER_SECOND,
+        "connectionsOfARank": CONNECTIONS,
+        "runs": ROUNDS,
+        "bytesPerSecond": {ranks: median(measured) for ranks, measured in rates.items()},
+        "efficiency": {ranks: median(rates[ranks]) / (ranks * one) for ranks in RANKS},
+    }
+
+
+def _upload(server: S3Server, folder: Path) -> str:
+    config = big_llama(MEGABYTES)
+    write_checkpoint(folder / "model", config, llama_shapes(config), dtype="BF16")
+    uri = shard((folder / "model").as_uri(), (folder / "shards").as_uri(), 8)[2]
+    path = Path(uri.removeprefix("file://"))
+    with closing(server.client()) as client:
+        client.create_bucket(Bucket="eight")
+        for file in (file for file in path.rglob("*") if file.is_file()):
+            client.upload_file(str(file), "eight", f"{path.name}/{file.relative_to(path)}")
+    return f"s3://eight/{path.name}"
+
+
+def _load_together(layout: str, endpoint_url: str, server: S3Server, ranks: int) -> float:
+    """Give the bytes per second of all together, by the slowest."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.scaling", layout, endpoint_url, str(rank)],
+            env=os.environ | server.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is up
+    answers = [process.communicate("\n") for process in _started(processes)]
+    reports = [json.loads(out) for out, _ in answers]
+    slowest = max(report["seconds"] for report in reports)
+    return float(sum(report["bytes"] for report in reports) / slowest)
+
+
+def _started(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+    """Let all begin at once."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return processes
+
+
+def _rank(layout: str, endpoint_url: str, rank: int) -> None:
+    config = ModelLoadConfig(
+        layout=layout,
+        endpoint_url=endpoint_url,
+        world_size=max(RANKS),
+        rank=rank,
+        device="cpu",
+        concurrency=CONNECTIONS,
+    )
+    loader = DistributedCheckpointLoader(config)
+    print("up", flush=True)
+    sys.stdin.readline()
+    report = loader.load().report
+    print(json.dumps({"seconds": report.seconds, "bytes": report.bytes}))
+
+
+if __name__ == "__main__":
+    _rank(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,153 @@
+"""From single runs to figures: medians, ratios within a round, tables and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+OURS = "ours"
+PACKAGES = (
+    *("runai-model-streamer", "s3torchconnector", "fastsafetensors", "safetensors"),
+    *("boto3", "obstore", "torch"),
+)
+
+
+def summarize(results: dict[str, list[dict[str, Any]]], limit: str, total: int) -> dict[str, Any]:
+    """Give each loader's figures.
+
+    Args:
+        results: each loader's runs, round by round.
+        limit: the loader that is the limit of the others.
+        total: bytes that each run loads.
+    """
+    return {"limit": limit, "loaders": {n: _figures(n, results, limit, total) for n in results}}
+
+
+def _figures(
+    name: str, results: dict[str, list[dict[str, Any]]], limit: str, total: int
+) -> dict[str, Any]:
+    errors = [run["error"] for run in results[name] if "error" in run]
+    if errors:
+        return {"error": errors[0], "failedRuns": len(errors)}
+    rates = [total / run["seconds"] / 1e9 for run in results[name]]
+    peak = median(run["peakMemoryBytes"] - run["before"] for run in results[name])
+    return {
+        "runs": len(rates),
+        "gigabytesPerSecond": _spread(rates),
+        "ofTheLimit": _spread(_ratios(results, limit, name)),
+        "oursIsFasterBy": _spread(_ratios(results, name, OURS)),
+        "memoryOfBytes": round(peak / total, 3),
+    }
+
+
+def _ratios(results: dict[str, list[dict[str, Any]]], slow: str, fast: str) -> list[float]:
+    """How many times faster the second is, round by round."""
+    pairs = zip(results[slow], results[fast], strict=True)
+    return [a["seconds"] / b["seconds"] for a, b in pairs if "error" not in a and "error" not in b]
+
+
+def _spread(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {
+        "median": round(median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
+
+
+def write(record: dict[str, Any], folder: Path, rounds: int) -> None:
+    """Write JSON, Markdown and a picture, dated."""
+    today = datetime.now(UTC).date().isoformat()
+    record = {
+        "what": "one safetensors layout into host memory, bfloat16 Llama",
+        "date": today,
+        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
+        "packages": {name: version(name) for name in PACKAGES},
+        "rounds": rounds,
+        **record,
+    }
+    path = folder / f"loader-{today}"
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    path.with_suffix(".md").write_text(markdown(record, path.name))
+    draw(record, path.with_suffix(".png"))
+    print(path)
+
+
+def markdown(record: dict[str, Any], name: str) -> str:
+    """Write the report's text."""
+    load = record["loadAverage"]
+    parts = [
+        f"# Loaders compared, {record['date']}\n",
+        f"{record['machine']['cores']} cores, {record['machine']['system']}; "
+        f"load average {load['before'][0]:.1f} before and {load['after'][0]:.1f} after: the machine "
+        f"was not this run's alone. {record['rounds']} rounds, loaders take turns in each; "
+        "median (least to most). Ratios are of pairs within a round. `ours` verifies every block. "
+        f"[All figures](./{name}.json).\n",
+        f"![GB/s of each loader](./{name}.png)\n",
+    ]
+    for scene, figures in record["scenes"].items():
+        parts.append(_table(scene, figures))
+    four, scaling = record["tensorParallel4"], record["scaling"]
+    efficiency = ", ".join(f"{n}: {value:.2f}" for n, value in scaling["efficiency"].items())
+    parts.append(
+        f"## Growth\n\nTensor 4: the largest rank reads {four['largestShare']:.3f} of the "
+        f"checkpoint's bytes. With each connection throttled, efficiency by ranks: {efficiency}.\n"
+    )
+    return "\n".join(parts)
+
+
+def _table(scene: str, figures: dict[str, Any]) -> str:
+    rows = [
+        f"## {scene}: {figures['bytes'] / 1e9:.2f} GB\n",
+        f"| loader | GB/s | of {figures['limit']} | ours is faster by | memory ÷ bytes |",
+        "|---|---|---|---|---|",
+    ]
+    for name, its in figures["loaders"].items():
+        if "error" in its:
+            rows.append(f"| {name} | failed: {its['error']} | | | |")
+        else:
+            columns = [
+                _text(its[key]) for key in ("gigabytesPerSecond", "ofTheLimit", "oursIsFasterBy")
+            ]
+            rows.append(f"| {name} | {' | '.join(columns)} | {its['memoryOfBytes']} |")
+    return "\n".join([*rows, ""])
+
+
+def _text(spread: dict[str, float] | None) -> str:
+    if spread is None:
+        return ""
+    return f"{spread['median']:.2f} ({spread['least']:.2f} to {spread['most']:.2f})"
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Draw GB/s of each loader, server by server."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    scenes = record["scenes"]
+    figure, axes = pyplot.subplots(1, len(scenes), figsize=(4 * len(scenes), 4), layout="tight")
+    for axis, (scene, figures) in zip(axes, scenes.items(), strict=True):
+        rates = {
+            name: its["gigabytesPerSecond"]
+            for name, its in figures["loaders"].items()
+            if "error" not in its
+        }
+        order = sorted(rates, key=lambda name: rates[name]["median"])
+        middle = [rates[name]["median"] for name in order]
+        below = [rates[name]["median"] - rates[name]["least"] for name in order]
+        above = [rates[name]["most"] - rates[name]["median"] for name in order]
+        colors = ["tab:orange" if name == OURS else "tab:gray" for name in order]
+        axis.barh(order, middle, xerr=[below, above], color=colors)
+        axis.set_title(scene)
+        axis.set_xlabel("GB/s")
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
