@@ -86,8 +86,8 @@ def markdown(record: dict[str, Any], name: str) -> str:
     parts = [
         f"# Loaders compared, {record['date']}\n",
         f"{record['machine']['cores']} cores, {record['machine']['system']}; "
-        f"load average {load['before'][0]:.1f} before and {load['after'][0]:.1f} after: the machine "
-        f"was not this run's alone. {record['rounds']} rounds, loaders take turns in each; "
+        f"load average {load['before'][0]:.1f} before and {load['after'][0]:.1f} after: the "
+        f"machine was not this run's alone. {record['rounds']} rounds, loaders take turns in each; "
         "median (least to most). Ratios are of pairs within a round. `ours` verifies every block. "
         f"[All figures](./{name}.json).\n",
         f"![GB/s of each loader](./{name}.png)\n",

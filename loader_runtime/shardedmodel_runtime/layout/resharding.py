@@ -30,6 +30,7 @@ from shardedmodel_runtime.layout.placement import PieceCache, numbers_in
 from shardedmodel_runtime.layout.verification import Verification, verify_layout
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore, too_large
+from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.uri import join_uri
 
 READ_THREADS = 8
@@ -138,7 +139,13 @@ class LayoutSource:
         return self.describe(key), read_companion(self._layout, self._file(key))[:limit]
 
     def read_range(
-        self, key: str, start: int, into: memoryview, *, digest: str | None = None
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
     ) -> None:
         """Fill ``into`` with the bytes of tensors from ``start`` on.
 
@@ -153,7 +160,11 @@ class LayoutSource:
         def read(stretch: Stretch) -> None:
             data = bytearray(stretch.stop - stretch.start)
             self._layout.read_range(
-                stretch.key, stretch.start, memoryview(data), digest=digests[stretch.key]
+                stretch.key,
+                stretch.start,
+                memoryview(data),
+                digest=digests[stretch.key],
+                reading=reading,
             )
             for block in stretch.blocks:
                 _copy(block, data, block.start - stretch.start, target)

@@ -150,7 +150,7 @@ BREAKING = (_pods_lost, _rank_fails, _rank_loops, _ranks_hang, _pod_leaves, _lay
 histories = st.lists(st.sampled_from(DEEDS), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories)
 def test_after_any_history_the_planner_comes_to_rest(history: list[Deed]) -> None:
     cluster = SimulatedCluster()
@@ -161,7 +161,7 @@ def test_after_any_history_the_planner_comes_to_rest(history: list[Deed]) -> Non
         assert (at_rest.apply, at_rest.delete, at_rest.events) == ((), (), ())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(histories)
 def test_after_any_history_a_good_spec_and_a_good_cluster_lead_to_ready(
     history: list[Deed],
@@ -186,7 +186,7 @@ def test_after_any_history_a_good_spec_and_a_good_cluster_lead_to_ready(
     assert len(cluster.names("StatefulSet")) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from([d for d in DEEDS if d not in BREAKING]), max_size=12))
 def test_pods_that_serve_are_never_taken_away_by_a_surge(history: list[Deed]) -> None:
     cluster = SimulatedCluster()

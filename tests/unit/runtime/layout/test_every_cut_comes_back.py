@@ -113,7 +113,7 @@ def plan_or_refuse(
         raise
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(degrees(), checkpoints())
 def test_a_whole_checkpoint_comes_back_from_what_its_ranks_hold(
     parallelism: Parallelism, checkpoint: tuple[dict[str, Any], dict[str, Any], list[Rule]]
@@ -124,7 +124,7 @@ def test_a_whole_checkpoint_comes_back_from_what_its_ranks_hold(
         assert recombined(cut, parallelism, cut_bytes(cut, parallelism, data)) == data
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(degrees(), checkpoints())
 def test_its_layout_is_proven_complete(
     parallelism: Parallelism, checkpoint: tuple[dict[str, Any], dict[str, Any], list[Rule]]
@@ -152,7 +152,7 @@ def times_held(cut: TensorCut, parallelism: Parallelism) -> np.ndarray[Any, np.d
     return counts
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(degrees(), checkpoints())
 def test_every_element_is_held_once_and_heads_perhaps_more_often(
     parallelism: Parallelism, checkpoint: tuple[dict[str, Any], dict[str, Any], list[Rule]]
@@ -166,7 +166,7 @@ def test_every_element_is_held_once_and_heads_perhaps_more_often(
 CASTS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(degrees(), checkpoints(), st.sampled_from(sorted(CASTS)))
 def test_what_is_cast_has_the_size_of_its_new_dtype_and_all_else_comes_back(
     parallelism: Parallelism,

@@ -107,7 +107,7 @@ def test_every_span_reads_as_in_the_checkpoint(
     with open_store(uri) as store, LayoutSource(store, manifest) as source:
 
         @given(st.integers(0, len(whole)), st.integers(0, 5000))
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=60)
         def check(start: int, size: int) -> None:
             stop = min(start + size, len(whole))
             span = bytearray(stop - start)

@@ -103,6 +103,16 @@ def part(start: int, stop: int, *, sent: int | None = None, fails: bool = False)
     return Answer(data, f"bytes {start}-{stop - 1}/{len(CONTENT)}", fails)
 
 
+def beginning(stop: int, *, sent: int | None = None) -> dict[str, Any]:
+    """What a client answers to a request for ``[0, stop)`` of which ``sent`` bytes come."""
+    return {
+        "ContentLength": stop,
+        "ContentRange": f"bytes 0-{stop - 1}/{len(CONTENT)}",
+        "ETag": '"e"',
+        "Body": io.BytesIO(CONTENT[:stop][:sent]),
+    }
+
+
 def make(
     monkeypatch: pytest.MonkeyPatch,
     client: Client | None = None,
@@ -137,21 +147,21 @@ def test_an_interrupted_range_goes_on_where_it_broke_off(
 def test_the_answer_to_one_ranged_read_describes_the_object(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = make(monkeypatch, Client(get_object=[part(0, 10)]))
+    store = make(monkeypatch, Client(get_object=[beginning(10)]))
     info, data = store.read_head("key", 10)
     assert (info.size, info.digest, data) == (len(CONTENT), "etag:e", CONTENT[:10])
     assert store.requests == 1
 
 
 def test_a_beginning_that_breaks_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make(monkeypatch, Client(get_object=[part(0, 10, sent=3), part(0, 10)]))
+    store = make(monkeypatch, Client(get_object=[beginning(10, sent=3), beginning(10)]))
     assert store.read_head("key", 10)[1] == CONTENT[:10]
 
 
 def test_of_a_server_that_ignores_ranges_the_beginning_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = {"ContentLength": len(CONTENT), "ETag": '"e"', "Body": Body(CONTENT)}
+    whole = {"ContentLength": len(CONTENT), "ETag": '"e"', "Body": io.BytesIO(CONTENT)}
     info, data = make(monkeypatch, Client(get_object=[whole])).read_head("key", 10)
     assert (info.size, data) == (len(CONTENT), CONTENT[:10])
 
