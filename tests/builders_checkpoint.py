@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shardedmodel_runtime.errors import NotFound
 from shardedmodel_runtime.formats.safetensors import build_header
+from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import CountingStore, ObjectInfo, ObjectWriter
 from shardedmodel_runtime.storage.reading import Reading
 
@@ -112,6 +113,42 @@ def bert_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             shapes[f"{prefix}.{name}.bias"] = (rows,)
         shapes[f"{prefix}.output.LayerNorm.weight"] = (hidden,)
     return shapes | {"pooler.dense.weight": (hidden, hidden), "pooler.dense.bias": (hidden,)}
+
+
+def moe_config(**changes: Any) -> dict[str, Any]:
+    """``config.json`` of a small mixture of experts of a type that nobody knows."""
+    return {**llama_config(model_type="made-up", num_hidden_layers=4), "experts": 4, **changes}
+
+
+def moe_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """A Llama with experts: fused in the first layer, then in tensors of their own."""
+    hidden, inner, experts = config["hidden_size"], 32, config["experts"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in llama_shapes(config).items():
+        prefix, found, part = name.partition(".mlp.")
+        if not found:
+            shapes[name] = shape
+        elif part == "up_proj.weight":
+            shapes[f"{prefix}.router.weight"] = (experts, hidden)
+            if prefix == "model.layers.0":
+                shapes[f"{prefix}.experts.down"] = (experts, hidden, inner)
+                continue
+            for number in range(experts):
+                shapes[f"{prefix}.experts.{number}.up.weight"] = (inner, hidden)
+    return shapes
+
+
+MOE_RULES = (
+    Rule("*.q_proj.weight", "heads"),
+    Rule("*.[kv]_proj.weight", "heads"),
+    Rule("*.o_proj.weight", "row"),
+    Rule("*.experts.*.up.weight", "experts", inner="column"),
+    Rule("*.experts.down", "experts", inner="row"),
+    Rule("*embed_tokens.weight", "vocab"),
+    Rule("lm_head.weight", "vocab"),
+    Rule("*", "replicate"),
+)
+"""What cuts it."""
 
 
 def write_checkpoint(

@@ -21,6 +21,8 @@ from tests.builders_checkpoint import (
     bert_shapes,
     llama_config,
     llama_shapes,
+    moe_config,
+    moe_shapes,
     write_checkpoint,
 )
 
@@ -47,28 +49,44 @@ class Checkpoint:
 
 
 def make_checkpoint(folder: Path, family: str = "llama", **options: Any) -> Checkpoint:
-    """Write a small checkpoint; ``family`` is ``llama`` (grouped-query, bf16) or ``bert``."""
-    if family == "llama":
-        config = llama_config(**options.pop("config", {}))
-        shapes, dtype = llama_shapes(config), "BF16"
-    else:
-        config = bert_config(**options.pop("config", {}))
-        shapes, dtype = bert_shapes(config), "F32"
-    tensors = write_checkpoint(folder, config, shapes, dtype=dtype, **options)
+    """Write a small checkpoint.
+
+    Args:
+        folder: where.
+        family: ``llama`` (grouped-query, bf16), ``bert``, or ``moe`` (of no known type; MOE_RULES
+            cut it).
+        options: of ``write_checkpoint``, and ``config`` with changes to the configuration.
+    """
+    make_config, make_shapes, dtype = FAMILIES[family]
+    config = make_config(**options.pop("config", {}))
+    tensors = write_checkpoint(folder, config, make_shapes(config), dtype=dtype, **options)
     return Checkpoint(
         folder.as_uri(), {name: array.tobytes() for name, (_, array) in tensors.items()}
     )
 
 
+FAMILIES: dict[str, tuple[Any, Any, str]] = {
+    "llama": (llama_config, llama_shapes, "BF16"),
+    "bert": (bert_config, bert_shapes, "F32"),
+    "moe": (moe_config, moe_shapes, "F32"),
+}
+"""Configuration, shapes and dtype of each."""
+
+
 def shard(
-    source: str, storage: str, tensor: int, open_any: Open = open_store
+    source: str,
+    storage: str,
+    degrees: int | Parallelism,
+    open_any: Open = open_store,
+    **options: Any,
 ) -> tuple[ShardSummary, Manifest, str]:
-    """Run the Job.
+    """Run the Job for ``degrees`` ranks, or an int of tensor ranks; ``options`` of its request.
 
     Returns:
         Its summary, the manifest, and the layout's URI.
     """
-    request = ShardRequest(source, storage, Parallelism(tensor))
+    parallelism = Parallelism(degrees) if isinstance(degrees, int) else degrees
+    request = ShardRequest(source, storage, parallelism, **options)
     summary = ShardJob(request, open_any, open_any).run()
     uri = f"{storage}/{summary.layout_hash}"
     with open_any(uri) as store:
