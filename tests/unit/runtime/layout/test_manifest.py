@@ -165,6 +165,65 @@ def test_a_manifest_that_cannot_be_is_refused(change: Change, complaint: str) ->
     assert caught.value.message.startswith("s3://shards/manifest.json: ")
 
 
+def of_experts() -> dict[str, Any]:
+    """Two expert ranks and two stages: one expert's tensor, fused experts, and one stage's norm."""
+    fields = document()
+    fields["parallelism"] = {"tensor": 1, "pipeline": 2, "expert": 2}
+    halves = {"over": "expert", "dim": 0, "ranges": [[[0, 4]], [[4, 8]]], "pad": [0, 0]}
+    own, norm = manifest_cut("experts", [2], []), manifest_cut("replicate", [6], [])
+    fields["cuts"] = [
+        manifest_cut("experts", [8], [halves]),
+        {**own, "expert": 1, "stages": [0]},
+        {**norm, "stages": [1]},
+    ]
+    fields["tensors"] = [["fused", 0], ["one", 1], ["norm", 2]]
+    fields["objects"] = [
+        layout_object("ep-0/part-00000.safetensors", [0, 2], [0, 1], 16),
+        layout_object("ep-1/part-00000.safetensors", [1, 3], [0, 1], 16),
+        layout_object("pp-0.ep-1/part-00000.safetensors", [1], [1, 2], 8),
+        layout_object("pp-1/part-00000.safetensors", [2, 3], [2, 3], 24),
+    ]
+    return fields
+
+
+def test_ranks_need_what_their_stage_and_experts_need() -> None:
+    manifest = parse(of_experts())
+    held = [
+        {placed.name for item in manifest.objects_of(rank) for placed in manifest.placed(item)}
+        for rank in range(4)
+    ]
+    assert held == [{"fused"}, {"fused", "one"}, {"fused", "norm"}, {"fused", "norm"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda d: d["objects"][3].update(ranks=[0, 3]), "names ranks that do not hold"),
+        (lambda d: d["objects"][2].update(ranks=[0]), "names ranks that do not hold"),
+        (lambda d: d["objects"][0].update(ranks=[0, 3]), "pieces that are cut over expert ranks"),
+        (lambda d: d["objects"][3].update(ranks=[2]), "rank 3 holds tensor 'norm' 0 times, not 1"),
+        (lambda d: d["cuts"][0].update(expert=0), "one expert rank holds it, and it is cut over"),
+        (lambda d: d["cuts"][0]["axes"][0].update(pad=[0, 1]), "dimension 0, without pad"),
+    ],
+)
+def test_stages_and_experts_that_do_not_fit_are_refused(change: Change, complaint: str) -> None:
+    fields = of_experts()
+    change(fields)
+    with pytest.raises(LayoutError, match=complaint):
+        parse(fields)
+
+
+def test_a_manifest_of_too_many_ranks_and_tensors_is_not_checked_for_hours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shardedmodel_runtime.layout.proof.MAX_HOLDINGS", 3)
+    with pytest.raises(LayoutError, match="2 tensors on 2 ranks are too many"):
+        parse(document())
+    monkeypatch.setattr("shardedmodel_runtime.layout.proof.MAX_HOLDINGS", 1)
+    with pytest.raises(LayoutError, match="too many tensors for 2 ranks"):
+        parse(document())
+
+
 def test_heads_may_be_held_by_several_ranks() -> None:
     fields = document()
     fields["cuts"][0]["strategy"] = "heads"

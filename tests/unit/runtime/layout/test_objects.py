@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shardedmodel_runtime.formats.safetensors import parse_header
 from shardedmodel_runtime.layout.objects import PlannedObject, plan_objects
 from shardedmodel_runtime.parallelism import Parallelism
@@ -87,3 +89,30 @@ def test_parts_of_one_number_hold_the_same_tensors_for_all_ranks() -> None:
         parts.setdefault(item.key.rpartition("/")[2], set()).add(item.names)
     assert len(parts) > 2
     assert all(len(names) == 1 for names in parts.values())
+
+
+def test_what_some_ranks_share_lies_in_a_folder_of_theirs() -> None:
+    experts = AxisCut("expert", 0, (((0, 2),), ((2, 4),)), (0, 0))
+    cuts = plan(
+        Parallelism(2, 3, 2),
+        dense=replace(column(), stages=(1,)),
+        fused=TensorCut("F32", (4, 2), "experts", (experts,), stages=(1,)),
+        both=replace(column(), axes=(replace(column().axes[0], dim=1), experts), stages=(2,)),
+        own=replace(column(), stages=(2,), expert=1),
+        tied=TensorCut("F32", (4, 2), stages=(0, 2)),
+        everywhere=NORM,
+    )
+    found = {item.key.split("/")[0]: (item.ranks, item.names) for item in plan_objects(cuts)}
+    stage, expert, tied = "pp-00001-of-00003", "ep-00001-of-00002", "pp-00000-and-00002-of-00003"
+    assert found["tp-00001-of-00002." + stage] == ((5, 7), ("dense",))
+    assert found[f"{stage}.{expert}"] == ((6, 7), ("fused",))
+    assert found["tp-00000-of-00002.pp-00002-of-00003." + expert] == ((10,), ("both", "own"))
+    assert found["tp-00000-of-00002.pp-00002-of-00003.ep-00000-of-00002"] == ((8,), ("both",))
+    assert found[tied] == ((0, 1, 2, 3, 8, 9, 10, 11), ("tied",))
+    assert found["common"] == (tuple(range(12)), ("everywhere",))
+
+
+def test_tensor_ranks_of_equal_pieces_share_one_header() -> None:
+    first, second = plan_objects(plan(a=column(), b=column("BF16")))
+    assert first.header is second.header
+    assert first.names is second.names

@@ -107,6 +107,51 @@ def test_a_tensor_that_nothing_names_is_replicated_and_reported() -> None:
     plan = WeightDistributor(Parallelism(2)).plan(checkpoint(config, shapes))
     assert plan.unmatched == ("model.vision.patch",)
     assert plan.unmatched_bytes == 42
+    assert plan.cuts["model.vision.patch"].axes == ()
+
+
+def test_more_than_half_of_a_checkpoint_has_to_be_named() -> None:
+    metadata = checkpoint({"model_type": "mystery"}, {"a": (8, 8), "b": (9, 8)})
+    rules = [Rule("a", "column")]
+    with pytest.raises(
+        InvalidSharding, match=r"no rule matches 1 tensors of 144 bytes, .* 272 \(b"
+    ):
+        WeightDistributor(Parallelism(2), rules).plan(metadata)
+    allowed = WeightDistributor(Parallelism(2), rules, allow_unmatched=True).plan(metadata)
+    assert allowed.unmatched == ("b",)
+
+
+def test_a_bias_follows_its_weight_where_no_rule_names_it() -> None:
+    shapes = {"up.weight": (8, 4), "up.bias": (8,), "down.weight": (4, 8), "down.bias": (4,)}
+    rules = [Rule("up.weight", "column"), Rule("down.weight", "row")]
+    metadata = checkpoint({"model_type": "mystery"}, shapes)
+    cuts = WeightDistributor(Parallelism(2), rules).plan(metadata).cuts
+    assert (cuts["up.bias"].local_shape(1), cuts["up.bias"].added_once) == ((4,), False)
+    assert (cuts["down.bias"].local_shape(1), cuts["down.bias"].added_once) == ((4,), True)
+
+
+def test_tensors_that_are_cut_alike_share_one_cut() -> None:
+    plan = plan_llama(2, num_hidden_layers=8)
+    first, last = (plan.cuts[f"model.layers.{n}.mlp.up_proj.weight"] for n in (0, 7))
+    assert first is last
+    assert len(plan.kinds) == len(plan_llama(2).kinds)
+    assert sum(plan.counts) == len(plan.cuts)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("keep", "BF16"), ("bfloat16", "BF16"), ("float32", "F32")]
+)
+def test_what_is_cast_remembers_what_it_was(dtype: str, stored: str) -> None:
+    config = llama_config()
+    metadata = checkpoint(config, llama_shapes(config))
+    cut = WeightDistributor(Parallelism(2), dtype=dtype).plan(metadata).cuts["lm_head.weight"]
+    assert (cut.dtype, cut.source_dtype) == (stored, "BF16")
+    assert (cut.cast_from is None) == (stored == "BF16")
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(InvalidSharding, match=r"sharding\.dtype: 'int8' is not one of \['keep'"):
+        WeightDistributor(Parallelism(2), dtype="int8")
 
 
 @pytest.mark.parametrize("name", ["self_attn.q_proj.qweight", "mlp.up_proj.scales"])
