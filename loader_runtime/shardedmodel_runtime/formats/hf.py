@@ -81,7 +81,7 @@ def parse_config(data: bytes) -> ModelConfig:
         head_dim=number(MAX_WIDTH, "head_dim") or (hidden // heads if heads else 0),
         # Left out of config.json where it is the default of the model's class, mostly true; where
         # it is wrongly taken for true, a head of its own in the checkpoint says otherwise.
-        tie_word_embeddings=fields.get("tie_word_embeddings", True) is not False,
+        tie_word_embeddings={**text, **fields}.get("tie_word_embeddings", True) is not False,
         is_encoder_decoder=fields.get("is_encoder_decoder") is True,
         quantisation=parse_quantisation(fields) or parse_quantisation(text),
     )

@@ -20,7 +20,7 @@ from shardedmodel_runtime.sharding.experts import (
 )
 from shardedmodel_runtime.sharding.heads import heads, packed
 from shardedmodel_runtime.sharding.names import PerAlike
-from shardedmodel_runtime.sharding.quantised import Module, refuse_unknown_packing, weight_of
+from shardedmodel_runtime.sharding.quantised import Module, weight_of
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.sharding.stages import StagePlanner
 from shardedmodel_runtime.sharding.strategies import (
@@ -98,7 +98,7 @@ class CheckpointCutter:
                 known.
         """
         for weight in _owners(name):
-            if weight in cuts and cuts[weight].axes:
+            if weight in cuts and (cuts[weight].axes or cuts[weight].expert is not None):
                 raise InvalidSharding(
                     f"tensor {excerpt(name)!r}: no rule names it, and it seems to belong to "
                     f"{excerpt(weight)!r}, which is cut by {cuts[weight].strategy!r}; write a rule "
@@ -136,8 +136,6 @@ class CheckpointCutter:
             rule,
         )
         found = self._axes(uncut, rule, expert)
-        if found.axes:
-            refuse_unknown_packing(tensor, self._config.quantisation)
         is_bias = tensor.name.endswith("bias")
         return replace(
             whole,

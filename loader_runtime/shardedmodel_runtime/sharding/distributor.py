@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
@@ -13,7 +13,11 @@ from shardedmodel_runtime.sharding.cutter import INNER_STRATEGIES, STRATEGIES, C
 from shardedmodel_runtime.sharding.families import FAMILIES
 from shardedmodel_runtime.sharding.heads import HEAD_PARTS
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE, ShardingPlan
-from shardedmodel_runtime.sharding.quantised import weight_of
+from shardedmodel_runtime.sharding.quantised import (
+    is_known,
+    refuse_unknown_packing,
+    weight_of,
+)
 from shardedmodel_runtime.sharding.rules import Rule, RuleBook, idle_rules
 
 NAMES_SHOWN = 3
@@ -72,6 +76,7 @@ class WeightDistributor:
         self._refuse_idle_rules(metadata)
         self._refuse_casting_scales(metadata)
         chosen = self._choose(metadata, family)
+        self._refuse_unknown_packing(metadata, chosen)
         cutter = CheckpointCutter(metadata, self.parallelism, CASTS.get(self.dtype))
 
         def is_late(name: str) -> bool:
@@ -124,6 +129,17 @@ class WeightDistributor:
                 f"sharding.dtype: {self.dtype} would cast the scales of a checkpoint that is "
                 f"quantised with {excerpt(quantisation.method)!r}; use {KEEP_DTYPE}"
             )
+
+    def _refuse_unknown_packing(
+        self, metadata: CheckpointMetadata, chosen: Mapping[str, Rule]
+    ) -> None:
+        """Built-in rules cut weights by their shape; the user's own know what they name."""
+        quantisation = metadata.config.quantisation
+        if quantisation is None or is_known(quantisation):
+            return
+        for name, rule in chosen.items():
+            if name.endswith(".weight") and rule not in self.rules:
+                refuse_unknown_packing(metadata.tensors[name], quantisation)
 
     def _refuse_too_much_unmatched(self, metadata: CheckpointMetadata, plan: ShardingPlan) -> None:
         unmatched = sum(metadata.tensors[name].nbytes for name in plan.unmatched)

@@ -186,15 +186,20 @@ class Module:
         return tensor.shape[0], tensor.shape[1]
 
 
-def refuse_unknown_packing(tensor: SourceTensor, quantisation: Quantisation | None) -> None:
-    """See that a weight whose shape a built-in rule is to cut is not packed in an unknown way.
+def is_known(quantisation: Quantisation | None) -> bool:
+    """Whether it is known how weights lie in a checkpoint."""
+    return quantisation is None or quantisation.method in (*PACKING_METHODS, *SCALING_METHODS)
+
+
+def refuse_unknown_packing(tensor: SourceTensor, quantisation: Quantisation) -> None:
+    """See that a weight is not packed, where it is not known how it would be.
 
     Raises:
-        InvalidSharding: it holds small integers, by a method that is not known.
+        InvalidSharding: it holds small numbers, not floating-point ones of 16 bits or more.
     """
-    known = (*PACKING_METHODS, *SCALING_METHODS)
-    if quantisation is None or quantisation.method in known or DTYPE_BITS[tensor.dtype] > 8:
+    if DTYPE_BITS[tensor.dtype] > 8:
         return
+    known = (*PACKING_METHODS, *SCALING_METHODS)
     raise InvalidSharding(
         f"tensor {excerpt(tensor.name)!r} of {tensor.dtype}: quantization_config.quant_method "
         f"{excerpt(quantisation.method)!r} is not known (known: {', '.join(known)}), nor how its "

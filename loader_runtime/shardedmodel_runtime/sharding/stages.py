@@ -37,7 +37,12 @@ _LAST = _words(
     "logits",
 )
 _FIRST = _words(
-    "embed", r"(^|\.)(wte|wpe|shared|project_in)\.", "projector", "connector", _TOWER.pattern
+    "embed",
+    r"(^|\.)(wte|wpe|shared|project_in)\.",
+    "projector",
+    "connector",
+    "qformer",
+    _TOWER.pattern,
 )
 _NORM = _words("norm", r"(^|\.)ln_f\.")
 _INPUT_EMBEDDING = _words(
@@ -73,15 +78,14 @@ class StagePlanner:
         self, tensors: Mapping[str, SourceTensor], config: ModelConfig, degree: int
     ) -> None:
         self._degree = degree
-        self._encoder: _Stack | None = None
+        self._has_encoder = False
         self._stage_of: dict[tuple[str, int], int] = {}
         if degree == 1:
             return
         self._tied = _tied_embeddings(tensors, config)
         self._layers_of = _LayerNames()
         stacks = _main_stacks(tensors, config, self._layers_of)
-        if len(stacks) > 1:
-            self._encoder = stacks[0]
+        self._has_encoder = len(stacks) > 1
         self._stacks = {stack.prefix: stack for stack in stacks}
         layers = [(stack.prefix, layer) for stack in stacks for layer in stack.layers]
         if degree > len(layers):
@@ -90,10 +94,10 @@ class StagePlanner:
                 f"most {max(len(layers), 1)}"
             )
         sizes = [size for stack in stacks for size in stack.sizes]
-        outside = {"first": 0, "last": 0}
+        outside = {"first": 0, "last": 0, "": 0}
         for name, tensor in tensors.items():
-            if self._layer(name) is None and _outside(name):
-                outside[_outside(name)] += tensor.nbytes
+            if self._layer(name) is None:
+                outside[self._outside(name)] += tensor.nbytes
         stages = balance(sizes, degree, outside["first"], outside["last"])
         self._stage_of = dict(zip(layers, stages, strict=True))
 
@@ -110,10 +114,10 @@ class StagePlanner:
             if _EVERY_LAYER_USES.search(name):
                 return self._of_stack(layer[0])
             return {self._stage_of[layer]}
-        where, last = _outside(name), self._degree - 1
+        where, last = self._outside(name), self._degree - 1
         if not where:
             return set(range(self._degree))
-        if self._encoder is None:
+        if not self._has_encoder:
             found = {0 if where == "first" else last}
         else:
             found = self._of_either(name, where)
@@ -128,6 +132,22 @@ class StagePlanner:
         if "decoder" in name:
             return {min(decoder)}
         return {0} if "encoder" in name else {0, min(decoder)}
+
+    def _outside(self, name: str) -> str:
+        """Whether a tensor outside the layers comes before (``first``) or after them (``last``)."""
+        if _LAST.search(name):
+            return "last"
+        if _FIRST.search(name):
+            return "first"
+        return "last" if self._is_final_norm(name) else ""
+
+    def _is_final_norm(self, name: str) -> bool:
+        """Whether it is a norm beside the layers, or beside what they lie in."""
+        module = name.rpartition(".")[0]
+        beside = module.rpartition(".")[0]
+        return bool(_NORM.search(f"{module}.")) and any(
+            not beside or prefix.startswith(f"{beside}.") for prefix in self._stacks
+        )
 
     def _layer(self, name: str) -> tuple[str, int] | None:
         layer = self._layers_of.layer(name)
@@ -177,21 +197,12 @@ def _fill(sizes: Sequence[int], degree: int, first: int, last: int, limit: int) 
     return stages if stage == degree - 1 and filled + last <= limit else None
 
 
-def _outside(name: str) -> str:
-    """Whether a tensor outside the layers comes before (``first``) or after them (``last``)."""
-    if _LAST.search(name):
-        return "last"
-    if _FIRST.search(name):
-        return "first"
-    return "last" if _NORM.search(name) else ""
-
-
 def _tied_embeddings(tensors: Mapping[str, SourceTensor], config: ModelConfig) -> set[str]:
     """The input embeddings that are the output head as well: tied, and no head beside them."""
     embeddings = {name for name in tensors if _INPUT_EMBEDDING.search(name)}
     rows = {tensors[name].shape[:1] for name in embeddings}
     has_head = any(
-        tensor.shape[:1] in rows and len(tensor.shape) == 2 and _outside(name) == "last"
+        tensor.shape[:1] in rows and len(tensor.shape) == 2 and _LAST.search(name)
         for name, tensor in tensors.items()
     )
     return embeddings if config.tie_word_embeddings and not has_head else set()

@@ -177,10 +177,19 @@ def test_a_padded_vocabulary_has_no_scales() -> None:
         cut(quantised("compressed-tensors"), CHANNELS, "vocab", 3)
 
 
-def test_an_unknown_method_is_refused_where_it_packs_the_weight() -> None:
-    shapes = {"m.weight": ("U8", (OUT, IN))}
+def test_an_unknown_method_is_refused_where_it_packs_a_weight_that_built_in_rules_name() -> None:
+    config = {**quantised("bitsandbytes"), "model_type": "llama"}
+    shapes = {"model.layers.0.mlp.up_proj.weight": ("U8", (OUT, IN))}
     with pytest.raises(InvalidSharding, match="'bitsandbytes' is not known"):
-        cut(quantised("bitsandbytes"), shapes, "column")
+        plan_of(config, shapes, Parallelism(2))
+    rules = [Rule("*.up_proj.weight", "column")]
+    assert plan_of(config, shapes, Parallelism(2), rules).unmatched == ()
+
+
+def test_weights_that_an_unknown_method_leaves_alone_are_cut() -> None:
+    config = {**quantised("mxfp4"), "model_type": "llama"}
+    shapes = {"model.layers.0.mlp.up_proj.weight": ("BF16", (OUT, IN))}
+    assert plan_of(config, shapes, Parallelism(2)).unmatched == ()
 
 
 def test_what_lies_beside_a_cut_weight_and_is_not_known_is_refused() -> None:
