@@ -46,8 +46,9 @@ def check_manifest(manifest: Manifest) -> None:
     except ConfigurationError as error:
         raise ValueError(error.message) from error
     for number, cut in enumerate(manifest.distinct_cuts):
-        for problem in cut_problems(cut, degrees):
-            raise ValueError(f"cuts.{number} ({excerpt(cut.strategy)}): {problem}")
+        problems = list(cut_problems(cut, degrees))
+        if problems:
+            raise ValueError(f"cuts.{number} ({excerpt(cut.strategy)}): {problems[0]}")
     _check_entries(manifest)
     _check_keys([item.key for item in manifest.objects])
     kinds = np.array([number for _, number in manifest.entries], np.int32)

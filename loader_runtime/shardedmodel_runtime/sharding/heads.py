@@ -73,20 +73,18 @@ def _share_part(
     if part == "group":
         shares = _share_groups(tensor)
     else:
-        shares = [[share] for share in _share_heads(tensor, size, replicated=part != "query")]
+        shares = [[share] for share in _share_heads(tensor, size)]
     return [[(first + a * unit, first + b * unit) for a, b in spans] for spans in shares]
 
 
-def _share_heads(tensor: Uncut, count: int, *, replicated: bool) -> list[Range]:
-    """Share ``count`` heads out among the ranks; ``replicated``: fewer than ranks may repeat."""
+def _share_heads(tensor: Uncut, count: int) -> list[Range]:
+    """Share ``count`` heads out among the ranks, which repeat them where they are fewer."""
     degree = tensor.degree
     if not _works(tensor.config, degree):
         raise _indivisible(tensor, count)
     if count % degree == 0:
         share = count // degree
         return [(rank * share, (rank + 1) * share) for rank in range(degree)]
-    if not replicated:
-        raise _indivisible(tensor, count)
     repeat = degree // count
     return [(rank // repeat, rank // repeat + 1) for rank in range(degree)]
 
@@ -98,7 +96,7 @@ def _share_groups(tensor: Uncut) -> list[list[Range]]:
     value to all.
     """
     queries = tensor.config.attention_heads // tensor.config.key_value_heads
-    shared = _share_heads(tensor, tensor.config.key_value_heads, replicated=True)
+    shared = _share_heads(tensor, tensor.config.key_value_heads)
     sharing = max(tensor.degree // tensor.config.key_value_heads, 1)
     share = queries // sharing
     ranges = []

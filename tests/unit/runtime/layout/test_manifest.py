@@ -148,6 +148,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: d["cuts"][0].update(stages=[]), r"stages \[\] are not"),
         (lambda d: d["cuts"][0].update(expert=1), "expert rank 1 is not one of 1"),
         (lambda d: d["cuts"][0]["axes"].append(halves(d)), "cut over the same ranks"),
+        (lambda d: halves(d).update(pad=[2**62, 0]), "overflows 64-bit offsets"),
         (lambda d: halves(d).update(dim=1), "dimension 1 is not one of 1"),
         (lambda d: halves(d).update(over="expert"), "are not 1, one per rank"),
         (lambda d: halves(d).update(ranges=[[[0, 4]]]), "1 ranges and 2 pads are not 2"),
@@ -186,6 +187,11 @@ def of_experts() -> dict[str, Any]:
     return fields
 
 
+def alone() -> dict[str, Any]:
+    """All of dimension 0 for the one tensor rank."""
+    return {"over": "tensor", "dim": 0, "ranges": [[[0, 8]]], "pad": [0]}
+
+
 def test_ranks_need_what_their_stage_and_experts_need() -> None:
     manifest = parse(of_experts())
     held = [
@@ -204,6 +210,7 @@ def test_ranks_need_what_their_stage_and_experts_need() -> None:
         (lambda d: d["objects"][3].update(ranks=[2]), "rank 3 holds tensor 'norm' 0 times, not 1"),
         (lambda d: d["cuts"][0].update(expert=0), "one expert rank holds it, and it is cut over"),
         (lambda d: d["cuts"][0]["axes"][0].update(pad=[0, 1]), "dimension 0, without pad"),
+        (lambda d: d["cuts"][0]["axes"].append(alone()), "one dimension is cut twice"),
     ],
 )
 def test_stages_and_experts_that_do_not_fit_are_refused(change: Change, complaint: str) -> None:

@@ -62,6 +62,13 @@ def test_a_fused_bias_follows_its_weight() -> None:
     assert (row.local_shape(1), row.added_once) == ((4, 4), True)
 
 
+def test_a_fused_bias_follows_its_weight_where_no_rule_names_it() -> None:
+    shapes = {"experts.up": (4, 4, 8), "experts.up_bias": (4, 4)}
+    rules = [Rule("experts.up", "experts", inner="column")]
+    plan = plan_of(CONFIG, shapes, Parallelism(2), rules)
+    assert plan.cuts["experts.up_bias"].local_shape(1) == (4, 2)
+
+
 def test_a_tensor_of_one_expert_lies_on_its_expert_rank() -> None:
     shapes = one_each("up.weight")
     rules = [Rule("*.up.weight", "experts", inner="column")]

@@ -166,6 +166,22 @@ def test_scales_that_nothing_explains_are_refused() -> None:
         cut(quantised("fp8"), shapes, "column")
 
 
+@pytest.mark.parametrize(
+    ("config", "shapes", "message"),
+    [
+        (gptq(), {**GPTQ, "m.scales": ("F16", (4, 64, 1))}, "has 3 dimensions, not 2"),
+        (quantised("gptq", bits=3), GPTQ, "is packed with 3 bits, which do not divide 32"),
+        (quantised("compressed-tensors"), PACKED, "is packed with 0 bits, which is unknown"),
+        (gptq(), {"m.scales": GPTQ["m.scales"]}, "needs a two-dimensional qweight beside it"),
+    ],
+)
+def test_what_does_not_fit_its_configuration_is_refused(
+    config: dict[str, Any], shapes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidSharding, match=message):
+        cut(config, shapes, "column")
+
+
 def test_several_scales_where_one_is_known_are_refused() -> None:
     shapes = {**CHANNELS, "m.input_scale": ("F32", (2,))}
     with pytest.raises(InvalidSharding, match="more than one element"):

@@ -90,6 +90,12 @@ def test_heads_of_an_unknown_size_have_to_be_named() -> None:
         cut((40, 3), 2, strategy="heads")
 
 
+def test_heads_have_to_be_counted_in_the_configuration() -> None:
+    rules = [Rule("w", "heads", parts=("query",))]
+    with pytest.raises(InvalidSharding, match="needs num_attention_heads in config"):
+        plan_of({"model_type": "made-up"}, {"w": (8, 8)}, Parallelism(2), rules)
+
+
 def test_groups_go_to_ranks_whole() -> None:
     found = cut((12, 3), 2, strategy="heads", parts=("group",))
     assert held(found) == (0, [[(0, 6)], [(6, 12)]])
