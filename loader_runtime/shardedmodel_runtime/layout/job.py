@@ -7,28 +7,20 @@ and ends in seconds; and two that run at once write the same bytes under the sam
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
-from shardedmodel_runtime.errors import (
-    ConfigurationError,
-    LayoutError,
-    LayoutNotFound,
-    NotFound,
-    StorageError,
-)
+from shardedmodel_runtime.errors import ConfigurationError, StorageError
 from shardedmodel_runtime.layout.companions import copy_companions
+from shardedmodel_runtime.layout.finding import find_layout
 from shardedmodel_runtime.layout.manifest import (
     Manifest,
     ManifestFile,
     ManifestSource,
     ManifestSourceObject,
-    read_manifest,
 )
 from shardedmodel_runtime.layout.objects import PlannedObject
 from shardedmodel_runtime.layout.presharder import Presharder
@@ -44,14 +36,10 @@ from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore, ReadableStore
 from shardedmodel_runtime.storage.uri import join_uri
 
-logger = logging.getLogger(__name__)
-
 SUMMARY_EXAMPLES = 5
 """Names of tensors that no rule matched, in a summary that must fit 4 KiB."""
 SUMMARY_NAME_LENGTH = 200
 """Characters of each of them."""
-DESCRIBE_THREADS = 8
-"""Objects of a found layout that are looked at side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,41 +282,3 @@ def _max_rank_bytes(sizes: Iterable[tuple[Sequence[int], int]]) -> int:
         for rank in ranks:
             loads[rank] = loads.get(rank, 0) + size
     return max(loads.values())
-
-
-def find_layout(layout: ObjectStore, name: str, plan: ShardingPlan) -> Manifest | None:
-    """Find the finished layout of this name, if there is one that can be used.
-
-    A manifest that cannot be used (broken, or without its objects) is deleted, so that the
-    layout is made anew.
-
-    Raises:
-        StorageError: the storage cannot be read.
-    """
-    try:
-        manifest = read_manifest(layout)
-        if (manifest.layout_hash, manifest.plan_digest) != (name, plan.digest()):
-            raise LayoutError("its manifest is of another layout")
-        _require_objects(layout, manifest)
-    except LayoutNotFound:
-        return None
-    except LayoutError as error:
-        logger.warning("%s is made anew: %s", layout.uri, error)
-        layout.delete(MANIFEST_KEY)
-        return None
-    return manifest
-
-
-def _require_objects(layout: ObjectStore, manifest: Manifest) -> None:
-    def size(key: str) -> int:
-        try:
-            return layout.describe(key).size
-        except NotFound as error:
-            raise LayoutError(error.message) from error
-
-    with ThreadPoolExecutor(DESCRIBE_THREADS, thread_name_prefix="describe") as executor:
-        for item, found in zip(
-            manifest.objects, executor.map(size, [o.key for o in manifest.objects]), strict=True
-        ):
-            if found != item.bytes:
-                raise LayoutError(f"{item.key} has {found} bytes, not {item.bytes}")

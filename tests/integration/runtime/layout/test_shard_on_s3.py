@@ -12,11 +12,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
 
-from shardedmodel_runtime.errors import NotFound, SourceChanged
+from shardedmodel_runtime.errors import NotFound, SourceChanged, Unavailable
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.recombine import recombine_layout
@@ -26,6 +27,9 @@ from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ShardProgress, ShardSummary
 from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.retry import RetryPolicy
+from shardedmodel_runtime.storage.s3 import S3Store
+from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders_layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
 from tests.integration.runtime.conftest import Bucket
 
@@ -312,3 +316,30 @@ def test_progress_is_served_while_the_job_runs(
     assert code == 0, err
     assert progress.bytes == json.loads(out)["bytes"]
     assert f"shardedmodel_shard_bytes {progress.bytes}\n" in metrics
+
+
+class Refusing(S3Store):
+    """A storage that takes a number of parts and then no more."""
+
+    parts = 3
+
+    def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        if operation == "upload_part":
+            self.parts -= 1
+            if self.parts < 0:
+                raise Unavailable(f"{self.uri}/{key}: the store is unavailable")
+        return super()._request(operation, key, **arguments)
+
+
+def test_a_storage_that_fails_midway_is_one_error_and_leaves_nothing(
+    bucket: Bucket, large: tuple[Path, Checkpoint]
+) -> None:
+    def open_storage(uri: str) -> ObjectStore:
+        return Refusing(parse_uri(uri), bucket.options(), RetryPolicy(attempts=1))
+
+    source = bucket.upload(large[0], "model")
+    request = ShardRequest(source, f"{bucket.uri}/shards", Parallelism(2))
+    with pytest.raises(Unavailable, match=r"part-00000\.safetensors: the store is unavailable"):
+        ShardJob(request, bucket.open, open_storage).run()
+    assert bucket.uploads() == []
+    assert not [key for key in bucket.keys("shards/") if key.endswith(MANIFEST_KEY)]
