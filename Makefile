@@ -72,6 +72,7 @@ verify: setup ## Fail when a generated file is stale or the chart does not lint
 .PHONY: bench
 bench: setup ## Measure the pre-shard Job's memory and bytes; writes benchmarks/
 	@$(BIN)/python -m benchmarks.presharder
+	@$(BIN)/python -m benchmarks.presharder_throughput
 
 .PHONY: bench-loader
 bench-loader: setup ## Compare loaders on S3, a web server and files; writes benchmarks/, 15 minutes

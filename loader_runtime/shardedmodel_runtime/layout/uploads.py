@@ -69,18 +69,16 @@ class Uploads:
             StorageError: a part could not be stored.
             Terminated: the process was asked to end.
         """
-        for future in self._snapshot():
+        with self._lock:
+            pending = list(self._pending)
+        for future in pending:
             self.check()
-            future.exception()
+            future.result()  # who waits may be told before ``_ended`` is
         self.check()
 
     def close(self) -> None:
         """Begin nothing more, and wait for what is under way."""
         self._executor.shutdown(cancel_futures=True)
-
-    def _snapshot(self) -> list[Future[None]]:
-        with self._lock:
-            return list(self._pending)
 
     def _ended(self, future: Future[None]) -> None:
         with self._lock:

@@ -31,7 +31,7 @@ class ObjectInfo:
 class ObjectWriter(Protocol):
     """One object on its way into a store, written in parts.
 
-    Beginning one makes no request: what a store has to know is told with the first part.
+    Beginning one asks nothing of a server: what it has to know is told with the first part.
 
     ``write_part`` blocks until the store has the part, and may be called from several threads at
     once: who calls it decides how many parts are in flight and hence how much memory they take.
