@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from shardedmodel_runtime.formats.dtypes import CASTS
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 from shardedmodel_runtime.storage.base import ObjectStore
@@ -50,10 +51,10 @@ def _add_store(parser: argparse.ArgumentParser, name: str, prefix: str) -> None:
 
 
 def add_sharding(parser: argparse.ArgumentParser) -> None:
-    """Add degrees and rules."""
+    """Add degrees, rules and the dtype."""
     parser.add_argument("--tensor", type=int, required=True, metavar="N", help="tensor parallelism")
-    parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="only 1 for now")
-    parser.add_argument("--expert", type=int, default=1, metavar="N", help="only 1 for now")
+    parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="pipeline stages")
+    parser.add_argument("--expert", type=int, default=1, metavar="N", help="expert parallelism")
     parser.add_argument(
         "--rules",
         default="[]",
@@ -61,11 +62,21 @@ def add_sharding(parser: argparse.ArgumentParser) -> None:
         help="rules before the built-in ones, a YAML or JSON file or the JSON itself: "
         '[{"match": "*.q_proj.weight", "strategy": "column"}]',
     )
+    parser.add_argument(
+        "--dtype",
+        default=KEEP_DTYPE,
+        metavar="T",
+        help=f"cast floating-point tensors: {', '.join(CASTS)}; default {KEEP_DTYPE}",
+    )
 
 
-def add_dtype(parser: argparse.ArgumentParser) -> None:
-    """Add what floating-point tensors are cast to."""
-    parser.add_argument("--dtype", default=KEEP_DTYPE, metavar="T", help="only 'keep' for now")
+def add_unmatched(parser: argparse.ArgumentParser) -> None:
+    """Add the consent to replicate what no rule matches."""
+    parser.add_argument(
+        "--allow-unmatched",
+        action="store_true",
+        help="also where no rule matches more than half of the checkpoint",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

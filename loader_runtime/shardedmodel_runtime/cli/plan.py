@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import arguments as common
@@ -14,12 +14,14 @@ from shardedmodel_runtime.cli.progress import megabytes
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
-from shardedmodel_runtime.sharding.plan import ShardingPlan
+from shardedmodel_runtime.sharding.overview import PlanOverview, TensorGroup
 
+GROUPS_SHOWN = 100
+"""Lines of the table; the largest model families have some forty kinds of tensors."""
+RANK_LINES_SHOWN = 64
+"""Lines for ranks, neighbours of equal bytes in one; of more, the least and the most are told."""
 UNMATCHED_SHOWN = 10
-"""Names of tensors that no rule matched, in the table; ``--json`` has all of them."""
-
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+"""Names of tensors that no rule matched; ``--json`` has all of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,78 +39,121 @@ def run(arguments: argparse.Namespace) -> int:
         CheckpointError: the source is no usable checkpoint.
         StorageError: the source cannot be read.
     """
-    parallelism = common.parallelism_of(arguments)
-    distributor = WeightDistributor(parallelism, parse_rules(arguments.rules))
+    distributor = WeightDistributor(
+        common.parallelism_of(arguments),
+        parse_rules(arguments.rules),
+        dtype=arguments.dtype,
+        allow_unmatched=True,  # nothing is made yet: it is shown, with a warning
+    )
     with common.opener(arguments, "source")(arguments.source) as store:
         metadata = CheckpointMetadata.read(store)
-    plan = distributor.plan(metadata)
-    print(_to_json(plan, metadata) if arguments.json else "\n".join(_table(plan, metadata)))
+    overview = PlanOverview(distributor.plan(metadata), metadata.config)
+    print(_to_json(overview, metadata) if arguments.json else _to_text(overview, metadata))
     return 0
 
 
-def _table(plan: ShardingPlan, metadata: CheckpointMetadata) -> list[str]:
+def _to_text(overview: PlanOverview, metadata: CheckpointMetadata) -> str:
+    plan = overview.plan
+    degrees = " x ".join(f"{kind} {degree}" for kind, degree in plan.parallelism.as_dict().items())
     lines = [
-        f"{plan.model_type}: {len(plan.cuts)} tensors, {megabytes(metadata.total_bytes)} in "
-        f"{len(metadata.objects)} files; tensor parallelism {plan.parallelism.tensor}",
+        f"{plan.model_type}: {len(plan.cuts):,} tensors, {megabytes(metadata.total_bytes)} in "
+        f"{len(metadata.objects)} files; {degrees}, dtype {plan.dtype}",
         "",
-        f"{'rank':>4}  {'bytes':>16}  {'share':>6}",
+        *_group_lines(overview.groups),
+        "",
+        *_rank_lines(overview, metadata),
+        "",
+        f"held whole by several ranks: {sum(group.count for group in overview.replicated):,} "
+        f"tensors, {megabytes(overview.replicated_bytes)}",
+        f"memory for each GPU: {max(overview.rank_bytes) / 2**30:.2f} GiB of weights "
+        f"(rank {overview.largest_rank}); caches and activations come on top",
+        *(f"warning: {text}" for text in overview.warnings()),
+        *_unmatched_lines(plan.unmatched),
     ]
-    whole = max(metadata.total_bytes, 1)
-    for rank in range(plan.parallelism.world_size):
-        size = plan.rank_bytes(rank)
-        lines.append(f"{rank:>4}  {size:>16,}  {size / whole:>6.1%}")
-    lines += ["", *_cut_lines(plan)]
-    return [*lines, *_warnings(plan)]
+    return "\n".join(lines)
 
 
-def _cut_lines(plan: ShardingPlan) -> list[str]:
-    """One line for all tensors that differ in their layer's number alone."""
-    unmatched = set(plan.unmatched)
-    alike = Counter(_describe(name, cut, name not in unmatched) for name, cut in plan.cuts.items())
-    headings = ("name", "dtype", "whole", "strategy", "rank 0 holds", "tensors")
-    rows = [headings, *((*row, str(count)) for row, count in alike.items())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
-    return [
+def _group_lines(groups: Sequence[TensorGroup]) -> list[str]:
+    """One line for all tensors that differ in layer and expert alone."""
+    headings = ("name", "tensors", "dtype", "whole", "strategy", "cut", "bytes", "bytes per rank")
+    rows = [headings, *(_group_row(group) for group in groups[:GROUPS_SHOWN])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+    more = len(groups) - GROUPS_SHOWN
+    return [*lines, f"and {more} more kinds; --json has all"] if more > 0 else lines
 
 
-def _describe(name: str, cut: TensorCut, matched: bool) -> tuple[str, str, str, str, str]:
-    strategy = cut.strategy if matched else f"{cut.strategy} (no rule)"
+def _group_row(group: TensorGroup) -> tuple[str, ...]:
+    cut = group.cut
     return (
-        _NUMBER.sub("*", name),
-        cut.dtype,
+        group.pattern,
+        f"{group.count:,}",
+        cut.dtype if cut.cast_from is None else f"{cut.cast_from} to {cut.dtype}",
         str(list(cut.shape)),
-        strategy,
-        str(list(cut.local_shape(0))),
+        cut.strategy if group.matched else f"{cut.strategy} (no rule)",
+        _where(cut),
+        f"{group.nbytes:,}",
+        f"{group.rank_bytes:,}",
     )
 
 
-def _warnings(plan: ShardingPlan) -> list[str]:
-    if not plan.unmatched:
-        return []
-    names = ", ".join(plan.unmatched[:UNMATCHED_SHOWN])
-    more = len(plan.unmatched) - UNMATCHED_SHOWN
-    return [
-        "",
-        f"warning: no rule matched {len(plan.unmatched)} tensors of "
-        f"{megabytes(plan.unmatched_bytes)}; every rank would hold them whole: {names}"
-        + (f" and {more} more" if more > 0 else ""),
-    ]
+def _where(cut: TensorCut) -> str:
+    parts = [f"dim {axis.dim} over {len(axis.ranges)} {axis.over} ranks" for axis in cut.axes]
+    if cut.expert is not None:
+        parts.append("each on one expert rank")
+    return ", ".join(parts) or "whole"
 
 
-def _to_json(plan: ShardingPlan, metadata: CheckpointMetadata) -> str:
+def _rank_lines(overview: PlanOverview, metadata: CheckpointMetadata) -> list[str]:
+    sizes, whole = overview.rank_bytes, max(metadata.total_bytes, 1)
+    spread = (
+        f"{len(sizes)} ranks: {min(sizes):,} to {max(sizes):,} bytes each, "
+        f"{max(sizes) / whole:.1%} of the checkpoint at most"
+    )
+    lines = []
+    for size, numbers in groupby(range(len(sizes)), key=lambda rank: sizes[rank]):
+        first, *others = numbers
+        ranks = f"ranks {first} to {others[-1]}" if others else f"rank {first}"
+        lines.append(f"  {ranks:<18}{size:>18,}")
+    return [spread, *(lines if len(lines) <= RANK_LINES_SHOWN else [])]
+
+
+def _unmatched_lines(names: Sequence[str]) -> list[str]:
+    more = len(names) - UNMATCHED_SHOWN
+    lines = [f"  {name}" for name in names[:UNMATCHED_SHOWN]]
+    return [*lines, f"  and {more} more"] if more > 0 else lines
+
+
+def _to_json(overview: PlanOverview, metadata: CheckpointMetadata) -> str:
+    plan = overview.plan
     return json.dumps(
         {
             "modelType": plan.model_type,
             "parallelism": plan.parallelism.as_dict(),
+            "dtype": plan.dtype,
             "planDigest": plan.digest(),
             "bytes": metadata.total_bytes,
-            "rankBytes": [plan.rank_bytes(r) for r in range(plan.parallelism.world_size)],
-            "unmatched": list(plan.unmatched),
+            "rankBytes": overview.rank_bytes,
+            "replicatedBytes": overview.replicated_bytes,
+            "unmatched": plan.unmatched,
             "unmatchedBytes": plan.unmatched_bytes,
+            "warnings": overview.warnings(),
+            "groups": [
+                {
+                    "pattern": group.pattern,
+                    "tensors": group.count,
+                    "strategy": group.cut.strategy,
+                    "matched": group.matched,
+                    "bytes": group.nbytes,
+                    "rankBytes": group.rank_bytes,
+                }
+                for group in overview.groups
+            ],
             "cuts": [asdict(cut) for cut in plan.kinds],
             "tensors": dict(zip(plan.cuts, plan.kind_of, strict=True)),
-        }
+        },
+        separators=(",", ":"),
     )

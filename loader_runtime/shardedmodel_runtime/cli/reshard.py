@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_layout(parser, is_source=True)
     common.add_storage(parser)
     common.add_sharding(parser)
-    common.add_dtype(parser)
+    common.add_unmatched(parser)
     common.add_json(parser)
 
 
@@ -64,4 +64,5 @@ def _request(arguments: argparse.Namespace, manifest: Manifest) -> ShardRequest:
         dtype=manifest.dtype if arguments.dtype == KEEP_DTYPE else arguments.dtype,
         revision=manifest.source.revision,
         rules=parse_rules(arguments.rules),
+        allow_unmatched=arguments.allow_unmatched,
     )

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_source(parser)
     common.add_storage(parser)
     common.add_sharding(parser)
-    common.add_dtype(parser)
+    common.add_unmatched(parser)
     parser.add_argument("--revision", default="", help="your name for this state of the source")
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the work"
@@ -75,6 +75,7 @@ def _shard(arguments: argparse.Namespace) -> ShardSummary:
         dtype=arguments.dtype,
         revision=arguments.revision,
         rules=parse_rules(arguments.rules),
+        allow_unmatched=arguments.allow_unmatched,
         workers=arguments.workers,
         worker=_worker_index(arguments),
     )

@@ -100,8 +100,11 @@ def parse_index(data: bytes) -> dict[str, str]:
     weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InvalidIndex(f"{INDEX_KEY}: weight_map is missing or empty")
+    plain: set[str] = set()
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or not _plain_file_name(file):
+        if isinstance(file, str) and (file in plain or _plain_file_name(file)):
+            plain.add(file)
+        else:
             raise InvalidIndex(
                 f"{INDEX_KEY}: tensor {excerpt(tensor)!r} lies in {excerpt(repr(file))}, which is "
                 "not the name of a .safetensors file beside the index"
@@ -115,8 +118,10 @@ def check_index(weight_map: Mapping[str, str], found: Mapping[str, Iterable[str]
     Raises:
         InvalidIndex: a tensor is missing from its file, or lies in a file the index does not say.
     """
-    placed = {(tensor, file) for file, tensors in found.items() for tensor in tensors}
-    said = set(weight_map.items())
+    pairs = [(tensor, file) for file, tensors in found.items() for tensor in tensors]
+    if len(pairs) == len(weight_map) and all(weight_map.get(t) == file for t, file in pairs):
+        return  # as almost always; else sets say what differs
+    placed, said = set(pairs), set(weight_map.items())
     for tensor, file in sorted(said - placed):
         raise InvalidIndex(f"{INDEX_KEY}: {excerpt(file)} has no tensor {excerpt(tensor)!r}")
     for tensor, file in sorted(placed - said):

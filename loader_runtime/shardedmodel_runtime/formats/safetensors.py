@@ -205,10 +205,14 @@ def _sized(dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], in
 
 
 def _naturals(value: Any) -> bool:
-    # The type itself is compared: JSON's true and 1.0 equal 1.
-    return isinstance(value, list) and all(
-        type(each) is int and 0 <= each <= MAX_OFFSET for each in value
-    )
+    if not isinstance(value, list):
+        return False
+    # `all` takes twice as long, and this is what most of a header's time goes to.
+    for each in value:  # noqa: SIM110
+        # The type itself is compared: JSON's true and 1.0 equal 1.
+        if type(each) is not int or not 0 <= each <= MAX_OFFSET:
+            return False
+    return True
 
 
 def _order(entries: list[TensorEntry], data_size: int, name: str) -> None:

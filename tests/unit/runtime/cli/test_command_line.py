@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -236,8 +237,41 @@ def test_half_a_key_pair_is_no_access(
 def test_the_plan_is_a_table(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", checkpoint.uri, "--tensor", "2"]) == 0
     out = capsys.readouterr().out
-    assert "encoder.layer.*.attention.self.query.weight" in out
-    assert "[16, 32]" in out
+    (query,) = [line for line in out.splitlines() if ".attention.self.query.weight" in line]
+    assert query.split() == [
+        *("encoder.layer.*.attention.self.query.weight", "2", "F32", "[32,", "32]", "heads"),
+        *("dim", "0", "over", "2", "tensor", "ranks", f"{2 * 32 * 32 * 4:,}", f"{32 * 32 * 4:,}"),
+    ]
+    assert re.search(r"^  ranks 0 to 1 +[\d,]+$", out, re.MULTILINE)
+    assert "memory for each GPU: 0.00 GiB of weights (rank 0)" in out
+    assert "dimension 0 is padded by 27 rows" in out
+
+
+def test_ranks_of_unequal_bytes_are_listed_and_too_many_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_checkpoint(tmp_path / "llama", "llama", config={"num_hidden_layers": 3})
+    command = ["plan", source.uri, "--tensor", "2", "--pipeline", "2"]
+    assert main(command) == 0
+    assert "  ranks 0 to 1" in (out := capsys.readouterr().out)
+    assert "  ranks 2 to 3" in out
+    monkeypatch.setattr("shardedmodel_runtime.cli.plan.RANK_LINES_SHOWN", 1)
+    assert main(command) == 0
+    assert "  ranks" not in (out := capsys.readouterr().out)
+    assert "4 ranks: " in out
+
+
+def test_kinds_of_tensors_beyond_measure_are_counted(
+    checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardedmodel_runtime.cli.plan.GROUPS_SHOWN", 3)
+    assert main(["plan", checkpoint.uri, "--tensor", "2"]) == 0
+    assert re.search(r"^and \d+ more kinds; --json has all$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_cast_is_in_the_plan(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", checkpoint.uri, "--tensor", "2", "--dtype", "bfloat16"]) == 0
+    assert "F32 to BF16" in capsys.readouterr().out
 
 
 def test_the_plan_warns_of_what_no_rule_matched(
@@ -249,7 +283,7 @@ def test_the_plan_warns_of_what_no_rule_matched(
     out = capsys.readouterr().out
     assert "replicate (no rule)" in out
     assert "warning: no rule matched" in out
-    assert "more" in out
+    assert re.search(r"^  and \d+ more$", out, re.MULTILINE)
 
 
 def test_the_plan_as_json_has_every_tensor_and_every_rank(
@@ -259,6 +293,9 @@ def test_the_plan_as_json_has_every_tensor_and_every_rank(
     plan = json.loads(capsys.readouterr().out)
     assert plan["tensors"].keys() == checkpoint.tensors.keys()
     assert len(plan["rankBytes"]) == 2
+    assert sum(group["tensors"] for group in plan["groups"]) == len(plan["tensors"])
+    assert sum(group["rankBytes"] for group in plan["groups"]) == plan["rankBytes"][0]
+    assert any("padded" in text for text in plan["warnings"])
     assert plan["bytes"] == checkpoint.tensor_bytes
 
 
