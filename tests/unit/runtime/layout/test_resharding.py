@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,9 @@ from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.resharding import LayoutSource
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ShardSummary
+from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.opening import open_store
+from tests.builders_checkpoint import llama_config, llama_shapes, write_checkpoint
 from tests.builders_layout import Checkpoint, make_checkpoint, shard
 
 
@@ -23,12 +26,14 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return make_checkpoint(tmp_path / "source", "llama", files=3, config={"vocab_size": 315})
 
 
-def reshard(layout: str, storage: str, tensor: int) -> ShardSummary:
+def reshard(
+    layout: str, storage: str, tensor: int, degrees: Parallelism | None = None, **options: Any
+) -> ShardSummary:
     with open_store(layout) as store:
         manifest = read_manifest(store)
         source = LayoutSource(store, manifest)
         job = ShardJob(
-            ShardRequest(manifest.source.uri, storage, Parallelism(tensor)),
+            ShardRequest(manifest.source.uri, storage, degrees or Parallelism(tensor), **options),
             lambda uri: source,
             open_store,
             read_metadata=lambda store: source.metadata(),
@@ -55,6 +60,69 @@ def test_a_layout_cut_anew_is_the_layout_cut_from_the_checkpoint(
     again = summary.manifest_uri.removesuffix("/manifest.json")
     assert again.rpartition("/")[2] == direct.rpartition("/")[2]
     assert files_of(again) == files_of(direct)
+
+
+EXPERTS = (
+    Rule("*experts.*.up_proj.weight", "experts", inner="column"),
+    Rule("*experts.gate_up_proj", "experts", inner="column"),
+    Rule("*experts.down_proj", "experts", inner="row"),
+)
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> str:
+    """A Llama of four layers with experts, one tensor each and fused."""
+    config = llama_config(num_hidden_layers=4, vocab_size=315)
+    shapes = llama_shapes(config)
+    for layer in range(4):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        shapes |= {f"{prefix}.{n}.up_proj.weight": (16, 24) for n in range(4)}
+        shapes |= {f"{prefix}.gate_up_proj": (4, 16, 8), f"{prefix}.down_proj": (4, 6, 16)}
+    write_checkpoint(tmp_path / "mixture", config, shapes, files=2)
+    return (tmp_path / "mixture").as_uri()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "dtype"),
+    [
+        (Parallelism(1), Parallelism(2, pipeline=2), "keep"),
+        (Parallelism(2, pipeline=2), Parallelism(4), "keep"),
+        (Parallelism(2, expert=2), Parallelism(4, expert=4), "keep"),
+        (Parallelism(4, expert=4), Parallelism(1, pipeline=2, expert=2), "bfloat16"),
+        (Parallelism(4, pipeline=2, expert=2), Parallelism(2), "keep"),
+    ],
+)
+def test_stages_and_experts_are_cut_anew(
+    tmp_path: Path, mixture: str, before: Parallelism, after: Parallelism, dtype: str
+) -> None:
+    def cut(storage: str, degrees: Parallelism, dtype: str) -> str:
+        request = ShardRequest(
+            mixture, (tmp_path / storage).as_uri(), degrees, rules=EXPERTS, dtype=dtype
+        )
+        uri = ShardJob(request, open_store, open_store).run().manifest_uri
+        return uri.removesuffix("/manifest.json")
+
+    direct = cut("direct", after, dtype)
+    first = cut("first", before, "keep")
+    again = reshard(first, (tmp_path / "a").as_uri(), 0, after, rules=EXPERTS, dtype=dtype)
+    assert files_of(again.manifest_uri.removesuffix("/manifest.json")) == files_of(direct)
+
+
+def test_a_cast_layout_is_cut_anew_as_it_is(tmp_path: Path, mixture: str) -> None:
+    request = ShardRequest(
+        mixture, (tmp_path / "s").as_uri(), Parallelism(4), rules=EXPERTS, dtype="bfloat16"
+    )
+    first = ShardJob(request, open_store, open_store).run()
+    uri = first.manifest_uri.removesuffix("/manifest.json")
+    options: dict[str, Any] = {"rules": EXPERTS, "dtype": "bfloat16"}
+    half = reshard(uri, (tmp_path / "half").as_uri(), 2, **options)
+    half_uri = half.manifest_uri.removesuffix("/manifest.json")
+    back = reshard(half_uri, (tmp_path / "back").as_uri(), 4, **options)
+    tensors = [
+        {key: data for key, data in files_of(each).items() if key.endswith(".safetensors")}
+        for each in (uri, back.manifest_uri.removesuffix("/manifest.json"))
+    ]
+    assert tensors[0] == tensors[1]
 
 
 def test_the_checkpoint_is_not_needed(tmp_path: Path, checkpoint: Checkpoint) -> None:
