@@ -74,6 +74,11 @@ class ModelBuilder:
         self.body["spec"].setdefault("workers", {}).update(fields)
         return self
 
+    def with_retention(self, retention: str) -> Self:
+        """Say what becomes of the layout."""
+        self.body["spec"]["storage"]["retention"] = retention
+        return self
+
     def with_parallelism(self, **degrees: int) -> Self:
         """Set degrees."""
         self.body["spec"]["parallelism"].update(degrees)
@@ -94,9 +99,9 @@ class ModelBuilder:
         self.body["metadata"]["generation"] = generation
         return self
 
-    def deleting(self) -> Self:
+    def deleting(self, at: datetime = NOW) -> Self:
         """Mark it as on its way out."""
-        self.body["metadata"]["deletionTimestamp"] = stamp(NOW)
+        self.body["metadata"]["deletionTimestamp"] = stamp(at)
         return self
 
     def build(self) -> ShardedModel:

@@ -75,6 +75,13 @@ class SimulatedApi:
         self._answer()
         return copy.deepcopy(self.cluster.builder.body)
 
+    def set_finalizer(self, model: dict[str, Any], finalizer: str, present: bool) -> dict[str, Any]:
+        """Answer a patch of the finalizers."""
+        self._count("before")
+        self.cluster.set_finalizer(finalizer, present)
+        self._answer()
+        return copy.deepcopy(self.cluster.builder.body)
+
     def create(self, resource: Resource, body: dict[str, Any]) -> dict[str, Any]:
         """Answer the creation of an Event."""
         self._count("before")
@@ -129,6 +136,8 @@ class Operator:
     def look(self) -> None:
         """Reconcile the model once, with everything seen that there is."""
         cluster, cache = self._api.cluster, ObjectCache()
+        if cluster.model_is_gone:
+            return
         metadata = cluster.builder.body["metadata"]
         metadata.setdefault("resourceVersion", "1")
         cache.put(MODELS, copy.deepcopy(cluster.builder.body))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from shardedmodel_operator.api.resource import ShardedModel
+from shardedmodel_operator.api.resource import FINALIZER, ShardedModel
 from shardedmodel_operator.planning.observed import Job, Observed, Pod, Service, StatefulSet
 from shardedmodel_operator.planning.plan import plan
 from shardedmodel_operator.planning.result import EventDraft, Plan
@@ -32,6 +32,7 @@ class SimulatedCluster:
     settings: PlanSettings = SETTINGS
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     reports: dict[str, GroupReport] = field(default_factory=dict)
+    neighbours: list[ModelBuilder] = field(default_factory=list)
     progress: dict[str, ShardProgress] = field(default_factory=dict)
     events: list[EventDraft] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
@@ -51,6 +52,7 @@ class SimulatedCluster:
             services=tuple(Service.from_object(o) for o in self.of_kind("Service")),
             shard_progress=self.progress,
             group_reports=self.reports,
+            neighbours=tuple(builder.build() for builder in self.neighbours),
         )
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
@@ -64,6 +66,8 @@ class SimulatedCluster:
     def step(self) -> Plan:
         """Plan once and carry it out, as the executor does."""
         decided = plan(self.model, self.observed(), self.settings, self.now)
+        if decided.finalizer is not None:
+            self.set_finalizer(FINALIZER, decided.finalizer)
         for manifest in decided.apply:
             self.apply(manifest)
         for ref in decided.delete:
@@ -129,6 +133,21 @@ class SimulatedCluster:
         """Let all pods of a group run."""
         for ordinal in range(self.objects["StatefulSet", group]["spec"]["replicas"]):
             self.rank_pod(group, ordinal).running(ready, ip=f"10.1.0.{ordinal + 1}")
+
+    def set_finalizer(self, finalizer: str, present: bool) -> None:
+        """Add a finalizer to the model, or take it away."""
+        self.builder.body["metadata"]["finalizers"] = [finalizer] if present else []
+
+    @property
+    def model_is_gone(self) -> bool:
+        """Whether nothing keeps a model any more that was asked to go."""
+        metadata = self.builder.body["metadata"]
+        return "deletionTimestamp" in metadata and not metadata.get("finalizers")
+
+    def collect_garbage(self) -> None:
+        """Delete what belongs to a model that is gone."""
+        if self.model_is_gone:
+            self.objects.clear()
 
     def apply(self, manifest: dict[str, Any]) -> None:
         key = (manifest["kind"], manifest["metadata"]["name"])

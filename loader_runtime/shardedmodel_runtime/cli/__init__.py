@@ -1,7 +1,8 @@
 """The command ``shardedmodel``: cut, inspect, verify and undo layouts, and run ranks.
 
-Each subcommand is the module of its name, with ``add_arguments(parser)`` and ``run(arguments)``,
-which gives the exit code. Only the chosen one is imported: cutting a model never loads torch.
+Each subcommand is the module of its name (``-`` as ``_``), with ``add_arguments(parser)`` and
+``run(arguments)``, which gives the exit code. Only the chosen one is imported: cutting a model
+never loads torch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ COMMANDS = {
     "verify": "read every byte of a layout and hold it against its manifest",
     "unshard": "put a layout's tensors together again as a plain checkpoint",
     "load": "load a layout on this machine, alone or under torchrun",
+    "delete-layout": "delete a layout, and nothing beside it",
     "rank": "run the ranks of one pod (what rank containers run)",
 }
 """Subcommands and what they do."""
@@ -83,7 +85,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             allow_abbrev=False,
         )
         if name == chosen:
-            command = import_module(f"{__name__}.{name}")
+            command = import_module(f"{__name__}.{name.replace('-', '_')}")
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
     return parser.parse_args(argv)

@@ -21,6 +21,8 @@ PLURAL = "shardedmodels"
 SINGULAR = "shardedmodel"
 SHORT_NAMES = ("shm",)
 CATEGORIES = ("ai",)
+FINALIZER = "shardedmodel.dev/layout"
+"""On models with ``storage.retention: Delete`` alone: keeps them until their layout is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,10 @@ class ShardedModel:
     name: str
     uid: str
     generation: int
-    deleting: bool
+    deleted_at: str
+    """When it was asked to go; empty while it is to stay."""
+    finalized: bool
+    """Whether it carries our finalizer."""
     spec: ShardedModelSpec | None
     problems: tuple[Problem, ...]
     status: ShardedModelStatus
@@ -51,11 +56,17 @@ class ShardedModel:
             name=metadata["name"],
             uid=metadata["uid"],
             generation=metadata.get("generation", 0),
-            deleting="deletionTimestamp" in metadata,
+            deleted_at=metadata.get("deletionTimestamp", ""),
+            finalized=FINALIZER in (metadata.get("finalizers") or []),
             spec=None if problems else spec,
             problems=tuple(problems),
             status=read_status(body.get("status") or {}),
         )
+
+    @property
+    def deleting(self) -> bool:
+        """Whether it is on its way out."""
+        return bool(self.deleted_at)
 
 
 def read_status(status: Mapping[str, Any]) -> ShardedModelStatus:

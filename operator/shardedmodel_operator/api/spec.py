@@ -115,6 +115,15 @@ class Source(Store):
     changed: the source is then read anew."""
 
 
+class Storage(Store):
+    """Where layouts are kept."""
+
+    retention: Literal["Retain", "Delete"] = "Retain"
+    """What becomes of the layout when the model is deleted. Delete: a Job deletes it, unless
+    another model uses it; the model goes when that is done, or when it could not be done in time.
+    The model then carries a finalizer."""
+
+
 class ParallelismSpec(ApiModel):
     """Into how many ranks the model is cut."""
 
@@ -301,7 +310,7 @@ class ShardedModelSpec(ApiModel):
     """Into how many ranks it is cut."""
     sharding: Sharding = Sharding()
     """How tensors are cut."""
-    storage: Store
+    storage: Storage
     """Where the shards are kept. Equal requests share them."""
     replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 1
     """Groups of ranks, each holding the whole model."""

@@ -70,6 +70,10 @@ TRIM: Mapping[Resource, Callable[[Object], Any]] = {
 """What is kept of each kind: models as they are, children as the planner sees them."""
 
 
+def _storage_uri(body: Object) -> str:
+    return str(((body.get("spec") or {}).get("storage") or {}).get("uri", "")).rstrip("/")
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     key: Key
@@ -119,6 +123,17 @@ class ObjectCache:
     def models(self) -> Collection[Key]:
         """The key of every model."""
         return {entry.key for entry in self._entries[MODELS].values()}
+
+    def neighbours(self, body: Object) -> list[Object]:
+        """Other models whose layouts are kept at the same address."""
+        uri = _storage_uri(body)
+        entries = self._entries[MODELS].values()
+        own = body["metadata"]["uid"]
+        return [
+            e.value
+            for e in entries
+            if e.value["metadata"]["uid"] != own and _storage_uri(e.value) == uri
+        ]
 
     def observe(self, key: Key) -> observed.Observed:
         """What belongs to a model, without reports."""

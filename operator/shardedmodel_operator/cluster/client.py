@@ -141,6 +141,21 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER}
         return self._call("patch", "PATCH", path, query, operations, "application/json-patch+json")
 
+    def set_finalizer(self, model: Object, finalizer: str, present: bool) -> dict[str, Any]:
+        """Add a finalizer to a model, or take it away; those of others stay.
+
+        Raises:
+            ObjectConflict: the model has changed meanwhile.
+            ClusterError: see ``errors``.
+        """
+        metadata = model["metadata"]
+        others = [f for f in metadata.get("finalizers") or [] if f != finalizer]
+        changed = {
+            "finalizers": [*others, finalizer] if present else others,
+            "resourceVersion": metadata["resourceVersion"],
+        }
+        return self.merge(MODELS, metadata["namespace"], metadata["name"], {"metadata": changed})
+
     def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
         """Delete exactly this object (by uid), and what it owns with it.
 

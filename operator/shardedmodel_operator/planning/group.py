@@ -48,7 +48,9 @@ def revision_of(spec: ShardedModelSpec, layout: Layout, settings: PlanSettings) 
             "image": spec.workers.image or settings.runtime_image,
             # Without defaults: a release that adds a field must not roll every model.
             "workers": spec.workers.model_dump(mode="json", exclude_defaults=True),
-            "storage": spec.storage.model_dump(mode="json", exclude_defaults=True),
+            "storage": spec.storage.model_dump(
+                mode="json", exclude_defaults=True, exclude={"retention"}
+            ),
         }
     )
 

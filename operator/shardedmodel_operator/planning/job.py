@@ -1,4 +1,4 @@
-"""The pre-shard Job that a spec asks for."""
+"""The Jobs that a model needs: the one that cuts its checkpoint, and the one that deletes it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from shardedmodel_operator.api.resource import API_VERSION, KIND, ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning import labels
-from shardedmodel_operator.planning.names import job_name
-from shardedmodel_operator.planning.observed import SHARD_CONTAINER
+from shardedmodel_operator.planning.names import cleanup_name, job_name
+from shardedmodel_operator.planning.observed import CLEANUP_CONTAINER, SHARD_CONTAINER
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.template import (
     credentials,
@@ -19,6 +19,10 @@ from shardedmodel_operator.planning.template import (
 )
 from shardedmodel_runtime.naming import canonical_json, content_hash
 from shardedmodel_runtime.report import HTTP_PORT
+
+CLEANUP_RETRIES = 3
+"""Pods that a cleanup Job may replace, with the Job controller's own back-off of 10, 20, 40 s:
+what a store that comes back within its deadline needs."""
 
 
 def owner_reference(model: ShardedModel) -> dict[str, Any]:
@@ -80,24 +84,49 @@ def template_hash(spec: ShardedModelSpec, settings: PlanSettings) -> str:
     return content_hash(_template(spec, {}, settings))
 
 
+def cleanup_job(
+    model: ShardedModel, spec: ShardedModelSpec, layout: str, settings: PlanSettings
+) -> dict[str, Any]:
+    """Make the Job that deletes the layout of this hash; it ends by itself in bounded time."""
+    own_labels = labels.common(model.name, labels.ROLE_CLEANUP)
+    container = {
+        **_plain_container(CLEANUP_CONTAINER, spec, settings),
+        "args": [
+            "delete-layout",
+            f"{spec.storage.uri.rstrip('/')}/{layout}",
+            *flags(
+                storage_endpoint_url=spec.storage.endpoint_url,
+                storage_region=spec.storage.region,
+                termination_log="/dev/termination-log",
+            ),
+        ],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            *credentials(spec.storage.credentials_secret_ref, "STORAGE_"),
+        ],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": cleanup_name(model.name, layout),
+            "namespace": model.namespace,
+            "labels": own_labels,
+            "ownerReferences": [owner_reference(model)],
+        },
+        "spec": {
+            "backoffLimit": CLEANUP_RETRIES,
+            "activeDeadlineSeconds": settings.cleanup_seconds,
+            "template": _pod_template(spec, own_labels, container),
+        },
+    }
+
+
 def _template(
     spec: ShardedModelSpec, own_labels: dict[str, str], settings: PlanSettings
 ) -> dict[str, Any]:
-    pod_spec = {
-        "restartPolicy": "Never",
-        "containers": [_container(spec, settings)],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-    }
-    overrides = job_overrides(spec.workers.template, SHARD_CONTAINER)
-    return pod_template(own_labels, pod_spec, overrides)
-
-
-def _container(spec: ShardedModelSpec, settings: PlanSettings) -> dict[str, Any]:
-    return {
-        "name": SHARD_CONTAINER,
-        "image": spec.workers.image or settings.runtime_image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "command": ["shardedmodel"],
+    container = {
+        **_plain_container(SHARD_CONTAINER, spec, settings),
         "args": ["shard", spec.source.uri, spec.storage.uri, *_flags(spec)],
         "env": [
             {"name": "HOME", "value": "/tmp"},
@@ -105,6 +134,28 @@ def _container(spec: ShardedModelSpec, settings: PlanSettings) -> dict[str, Any]
             *credentials(spec.storage.credentials_secret_ref, "STORAGE_"),
         ],
         "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+    }
+    return _pod_template(spec, own_labels, container)
+
+
+def _pod_template(
+    spec: ShardedModelSpec, own_labels: dict[str, str], container: dict[str, Any]
+) -> dict[str, Any]:
+    pod_spec = {
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    overrides = job_overrides(spec.workers.template, container["name"])
+    return pod_template(own_labels, pod_spec, overrides)
+
+
+def _plain_container(name: str, spec: ShardedModelSpec, settings: PlanSettings) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": spec.workers.image or settings.runtime_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["shardedmodel"],
         "resources": {
             "requests": dict(settings.job_requests),
             "limits": dict(settings.job_limits),

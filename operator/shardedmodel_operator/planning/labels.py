@@ -9,7 +9,7 @@ MODEL = "shardedmodel.dev/model"
 """Name of the ShardedModel. On every object and pod."""
 ROLE = "shardedmodel.dev/role"
 """``shard`` on the pre-shard Job and its pod, ``rank`` on rank pods, their StatefulSet and headless
-Service, ``endpoint`` on the model's own Service."""
+Service, ``endpoint`` on the model's own Service, ``cleanup`` on the Job that deletes a layout."""
 REQUEST = "shardedmodel.dev/request"
 """Request hash that a Job works on."""
 ATTEMPT = "shardedmodel.dev/attempt"
@@ -29,6 +29,7 @@ MANAGER = "shardedmodel-operator"
 ROLE_SHARD = "shard"
 ROLE_RANK = "rank"
 ROLE_ENDPOINT = "endpoint"
+ROLE_CLEANUP = "cleanup"
 
 
 def common(model: str, role: str) -> dict[str, str]:

@@ -17,6 +17,11 @@ def job_name(model: str, request: str, attempt: int) -> str:
     return _fitting(model, f"-shard-{request[:SHORT_HASH]}-{attempt}", MAX_JOB_NAME)
 
 
+def cleanup_name(model: str, layout: str) -> str:
+    """Name of the Job that deletes a layout."""
+    return _fitting(model, f"-delete-{layout[:SHORT_HASH]}", MAX_JOB_NAME)
+
+
 def group_name(model: str, revision: str, group: int) -> str:
     """Name of a group's StatefulSet and of its headless Service."""
     return _fitting(model, f"-{revision[:SHORT_HASH]}-{group}", MAX_STATEFUL_SET_NAME)

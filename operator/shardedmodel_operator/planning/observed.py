@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.planning import labels
 from shardedmodel_runtime.report import HTTP_PORT, REPORT_PATH, GroupReport, ShardProgress
 
 Body = Mapping[str, Any]
 SHARD_CONTAINER = "shard"
+CLEANUP_CONTAINER = "cleanup"
 RANK_CONTAINER = "rank"
 
 
@@ -297,6 +299,8 @@ class Observed:
     services: tuple[Service, ...] = ()
     shard_progress: Mapping[str, ShardProgress] = field(default_factory=dict)
     group_reports: Mapping[str, GroupReport] = field(default_factory=dict)
+    neighbours: tuple[ShardedModel, ...] = ()
+    """Other models that keep layouts at the same address; told only of a model that goes."""
 
     def pods_of(self, owner: Meta) -> list[Pod]:
         """Pods that ``owner`` controls and that are not on their way out, by name."""

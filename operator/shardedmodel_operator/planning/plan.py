@@ -17,6 +17,7 @@ from typing import Any
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.api.status import ShardedModelStatus
+from shardedmodel_operator.planning.deletion import plan_deletion
 from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.group_views import view_groups
 from shardedmodel_operator.planning.groups import surplus, taken_names, wanted
@@ -44,7 +45,7 @@ def plan(model: ShardedModel, observed: Observed, settings: PlanSettings, now: d
         The plan; applied, and observed again, it leads to a plan with nothing to do.
     """
     if model.deleting:
-        return Plan(status=model.status)
+        return plan_deletion(model, observed, settings, now)
     if model.spec is None:
         groups = view_groups(model, None, None, observed, settings, now)
         status = invalid_status(model, groups, now)
@@ -81,10 +82,16 @@ def _plan_valid(
             *(_job_ref(model, job) for job in sharding.outdated),
         ),
         events=transitions(model.status, status),
+        finalizer=_finalizer(model, spec),
         requeue_after=settings.poll_seconds
         if held_back
         else _requeue(seen, (due, _deadline(spec, status)), settings, now),
     )
+
+
+def _finalizer(model: ShardedModel, spec: ShardedModelSpec) -> bool | None:
+    wanted = spec.storage.retention == "Delete"
+    return None if wanted == model.finalized else wanted
 
 
 def _split(

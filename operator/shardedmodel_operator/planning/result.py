@@ -42,3 +42,6 @@ class Plan:
     events: tuple[EventDraft, ...] = ()
     requeue_after: float | None = None
     """Seconds until planning again even if nothing happens; None: only when something does."""
+    finalizer: bool | None = None
+    """Whether the model should carry our finalizer; None: as it is. It is set before anything else
+    is done, and removed after everything else."""

@@ -39,6 +39,9 @@ class PlanSettings:
     """Wait before the second pre-shard attempt; doubles with each failure."""
     backoff_max_seconds: float = 300.0
     """Longest wait between attempts: a fixed Secret heals within it."""
+    cleanup_seconds: int = 600
+    """Most that the deletion of a layout may keep a model from going: thousands of objects take
+    seconds, and nobody waits longer for a namespace to go."""
     missing_pods_seconds: float = 30.0
     """How long a controller may take to create pods before it is called stuck: quotas and admission
     controllers refuse pods where only Events tell."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from shardedmodel_operator.api.resource import ShardedModel
+from shardedmodel_operator.api.resource import FINALIZER, ShardedModel
 from shardedmodel_operator.api.status import ShardedModelStatus
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.client import Cluster
@@ -59,19 +59,38 @@ class Reconciler:
             self.written.pop(key, None)
             return None
         model = ShardedModel.from_object(body)
-        observed = await self._with_reports(model, self.cache.observe(key))
+        observed = await self._observe(key, body, model)
         decided = plan(model, observed, self.settings, self.now())
+        if decided.finalizer:
+            body = await self._set_finalizer(body, True)
         try:
             await self._act(model, decided, observed)
         except (ObjectRejected, ClusterAccessDenied) as e:
             await self._tell_refusal(key, body, model, decided.status, e)
             raise
+        if decided.finalizer is False:
+            # Without a status: that of a model which goes is not written any more.
+            for event in decided.events if model.deleting else ():
+                await self._record(body, event)
+            body = await self._set_finalizer(body, False)
         if not worth_writing(model.status, decided.status, self.written.get(key), self.now()):
             return _progress_later(model.status, decided)
         await self._write_status(key, body, decided.status)
         for event in decided.events:
             await self._record(body, event)
         return decided.requeue_after
+
+    async def _observe(self, key: Key, body: Object, model: ShardedModel) -> Observed:
+        observed = self.cache.observe(key)
+        if not model.deleting:
+            return await self._with_reports(model, observed)
+        others = self.cache.neighbours(body) if model.finalized else []
+        return replace(observed, neighbours=tuple(map(ShardedModel.from_object, others)))
+
+    async def _set_finalizer(self, body: Object, present: bool) -> Object:
+        changed = await asyncio.to_thread(self.cluster.set_finalizer, body, FINALIZER, present)
+        self.cache.put(MODELS, changed)
+        return changed
 
     async def _with_reports(self, model: ShardedModel, observed: Observed) -> Observed:
         """Add what running Jobs and groups say of themselves."""

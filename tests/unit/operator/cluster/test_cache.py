@@ -123,3 +123,16 @@ def test_a_child_belongs_to_the_model_that_its_label_names() -> None:
     assert key_of(JOBS, child_body()) == LLAMA
     assert key_of(JOBS, child_body(model=None)) is None
     assert str(LLAMA) == "team-a/llama"
+
+
+def test_neighbours_are_the_other_models_whose_layouts_are_at_the_same_address() -> None:
+    cache, own = ObjectCache(), model_body()
+    elsewhere = model_body("far", uid="uid-far")
+    elsewhere["spec"] = {"storage": {"uri": "s3://other"}}
+    near = model_body("near", uid="uid-near")
+    near["spec"] = {"storage": {"uri": "s3://shards/"}}
+    broken = model_body("broken", uid="uid-broken")
+    broken["spec"] = {"storage": None}
+    for body in (own, elsewhere, near, broken):
+        cache.put(MODELS, body)
+    assert [body["metadata"]["name"] for body in cache.neighbours(own)] == ["near"]

@@ -80,6 +80,18 @@ def test_a_status_is_never_written_to_a_namesake() -> None:
     assert api.requests[0][3][0] == {"op": "test", "path": "/metadata/uid", "value": "u-1"}
 
 
+@pytest.mark.parametrize(("present", "kept"), [(True, ["theirs", "ours"]), (False, ["theirs"])])
+def test_a_finalizer_is_set_beside_those_of_others(present: bool, kept: list[str]) -> None:
+    api, body = FakeApi(), model_body(version=7)
+    body["metadata"]["finalizers"] = ["theirs"] if present else ["ours", "theirs"]
+    Cluster(api).set_finalizer(body, "ours", present)
+    method, path, _, patch, content_type = api.requests[0]
+    assert (method, path.rpartition("/")[2]) == ("PATCH", "llama")
+    # The version makes the server refuse when somebody else set theirs meanwhile.
+    assert patch == {"metadata": {"finalizers": kept, "resourceVersion": "7"}}
+    assert content_type == "application/merge-patch+json"
+
+
 def test_a_delete_names_the_uid_and_takes_dependants_along() -> None:
     api = FakeApi()
     Cluster(api).delete(JOBS, "team-a", "llama-shard", "u-1")

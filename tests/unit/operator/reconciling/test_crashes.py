@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.builders_operator import ModelBuilder, failure, group_report, summary
+from shardedmodel_operator.planning import labels
+from tests.builders_operator import ModelBuilder, failure, group_report, stamp, summary
 from tests.simulated_api import Operator, OperatorDied, SimulatedApi, When
 from tests.simulated_cluster import SimulatedCluster
 
@@ -42,6 +43,10 @@ def _rank_loops(cluster: SimulatedCluster) -> None:
     cluster.reports.clear()
 
 
+def _delete(cluster: SimulatedCluster) -> None:
+    cluster.builder.deleting(cluster.now)
+
+
 SCENARIOS: dict[str, tuple[ModelBuilder | None, Deed]] = {
     "create": (None, _nothing),
     "re-shard from 2 to 4 ranks": (ModelBuilder(), _spec(parallelism={"tensor": 4})),
@@ -49,6 +54,7 @@ SCENARIOS: dict[str, tuple[ModelBuilder | None, Deed]] = {
     "scale from 3 groups to 1": (ModelBuilder().with_spec(replicas=3), _spec(replicas=1)),
     "suspend": (ModelBuilder(), _spec(suspend=True)),
     "a rank that ends again and again": (ModelBuilder(), _rank_loops),
+    "delete with `retention: Delete`": (ModelBuilder().with_retention("Delete"), _delete),
 }
 """What happens, to a model that is Ready before (None: to none)."""
 
@@ -56,7 +62,9 @@ SCENARIOS: dict[str, tuple[ModelBuilder | None, Deed]] = {
 def kubelet(cluster: SimulatedCluster) -> None:
     """Let Jobs succeed, and ranks run unless one of them is in a loop."""
     for job in cluster.observed().jobs:
-        if not job.finished:
+        if job.meta.role == labels.ROLE_CLEANUP:
+            _cleaned_up(cluster, job.meta.name)
+        elif not job.finished:
             told = summary(layout_hash=job.request)
             cluster.end_job("Complete", 0, told.to_json(), job.attempt, job.request)
     for each in cluster.observed().stateful_sets:
@@ -66,6 +74,11 @@ def kubelet(cluster: SimulatedCluster) -> None:
         else:
             cluster.run_ranks(each.meta.name)
             cluster.reports[each.meta.name] = group_report(each.meta.name, each.replicas or 1)
+
+
+def _cleaned_up(cluster: SimulatedCluster, name: str) -> None:
+    done = {"type": "Complete", "status": "True", "lastTransitionTime": stamp(cluster.now)}
+    cluster.objects["Job", name]["status"] = {"conditions": [done]}
 
 
 def _loop_on(cluster: SimulatedCluster, name: str) -> None:
@@ -98,6 +111,7 @@ def _drive(api: SimulatedApi) -> None:
         if quiet == 3:
             return
         kubelet(api.cluster)
+        api.cluster.collect_garbage()
         api.cluster.pass_time(ROUND_SECONDS)
     raise AssertionError(f"not at rest after {ROUNDS} looks")
 

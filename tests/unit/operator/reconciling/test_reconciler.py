@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shardedmodel_operator.api.resource import FINALIZER
 from shardedmodel_operator.api.status import ShardedModelStatus, ShardingStatus
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.resources import JOBS, MODELS, PODS, Resource
@@ -51,6 +52,10 @@ class World:
         self.done.append("status")
         self.status = status
         return {**model_body(version=2), "status": status}
+
+    def set_finalizer(self, body: dict[str, Any], finalizer: str, present: bool) -> dict[str, Any]:
+        self.done.append(f"finalizer {present}")
+        return model_body(version=2)
 
     async def record(self, body: dict[str, Any], kind: str, reason: str, message: str) -> None:
         self.done.append(f"event {reason}")
@@ -111,6 +116,23 @@ def test_objects_come_before_the_status_that_speaks_of_them(
     plan = Plan(NEW, apply=(child_body(),), delete=(ref,), events=(STEP,))
     reconcile(world, with_model(), plan, monkeypatch)
     assert world.done == ["apply Job", "delete Job old u-1", "status", "event JobCreated"]
+
+
+def test_the_finalizer_is_set_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    plan = Plan(NEW, apply=(child_body(),), events=(STEP,), finalizer=True)
+    reconcile(world, with_model(), plan, monkeypatch)
+    assert world.done == ["finalizer True", "apply Job", "status", "event JobCreated"]
+
+
+def test_a_model_that_goes_is_let_go_after_everything_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, cache, body = World(), ObjectCache(), model_body()
+    body["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FINALIZER]}
+    cache.put(MODELS, body)
+    reconcile(world, cache, Plan(SAME, events=(STEP,), finalizer=False), monkeypatch)
+    assert world.done == ["event JobCreated", "finalizer False"]
 
 
 def test_the_planner_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
