@@ -32,8 +32,6 @@ from tests.s3server import S3Server
 
 THREAD_COUNTS = (1, 2, 4, 8)
 """Of which the raw limit takes the best, found beforehand for each server."""
-TRIALS = 2
-"""Of each of these, before the rounds."""
 _ONE_SERVER = ("ours", "ours, unverified", "boto3", "obstore", "raw")
 _S3 = (*_ONE_SERVER, "runai-model-streamer", "s3torchconnector")
 _FILES = (
@@ -73,10 +71,7 @@ class Scene:
         if not self.task.endpoint_url:
             return self
         seconds = {
-            count: min(
-                replace(self, task=replace(self.task, threads=count)).run(self.limit)["seconds"]
-                for _ in range(TRIALS)
-            )
+            count: replace(self, task=replace(self.task, threads=count)).run(self.limit)["seconds"]
             for count in THREAD_COUNTS
         }
         best = min(seconds, key=lambda count: seconds[count])

@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.presharder import big_llama
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
+from shardedmodel_runtime.loading.loader import load
 from tests.builders_checkpoint import llama_shapes, write_checkpoint
 from tests.builders_layout import shard
 from tests.faultproxy.proxy import Proxy
@@ -22,8 +22,8 @@ from tests.s3server import S3Server
 RANKS = (1, 2, 4, 8)
 MEGABYTES = 200
 """Of the model that eight ranks share: 25 MB each, some seconds at the rate below."""
-BYTES_PER_SECOND = 4e6
-"""Of each connection: eight ranks with two each take 64 MB/s, a tenth of what the server gives."""
+BYTES_PER_SECOND = 3e6
+"""Of each connection: eight ranks with two each take 48 MB/s, little beside what two cores give."""
 CONNECTIONS = 2
 """Of each rank."""
 ROUNDS = 3
@@ -49,10 +49,17 @@ def measure_scaling(server: S3Server, folder: Path) -> dict[str, Any]:
     """Load by 1 to 8 ranks at once, each connection kept at one rate by the proxy."""
     layout = _upload(server, folder)
     rates: dict[int, list[float]] = {ranks: [] for ranks in RANKS}
-    with Proxy(server.endpoint_url, bytes_per_second=BYTES_PER_SECOND) as proxy:
+    with ExitStack() as stack:
+        proxy = stack.enter_context(Proxy(server.endpoint_url, bytes_per_second=BYTES_PER_SECOND))
+        processes = [
+            stack.enter_context(_RankProcess(layout, proxy.endpoint_url, server, rank))
+            for rank in range(max(RANKS))
+        ]
+        for process in processes:
+            process.wait_up()
         for _ in range(ROUNDS):
             for ranks in RANKS:
-                rates[ranks].append(_load_together(layout, proxy.endpoint_url, server, ranks))
+                rates[ranks].append(_load_together(processes[:ranks]))
     one = median(rates[1])
     return {
         "bytesPerSecondOfAConnection": BYTES_PER_SECOND,
@@ -75,34 +82,50 @@ def _upload(server: S3Server, folder: Path) -> str:
     return f"s3://eight/{path.name}"
 
 
-def _load_together(layout: str, endpoint_url: str, server: S3Server, ranks: int) -> float:
-    """Give the bytes per second of all together, by the slowest."""
-    processes = [
-        subprocess.Popen(
+class _RankProcess:
+    """A rank that loads each time that it is told to."""
+
+    def __init__(self, layout: str, endpoint_url: str, server: S3Server, rank: int) -> None:
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.scaling", layout, endpoint_url, str(rank)],
             env=os.environ | server.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()  # it is up
-    answers = [process.communicate("\n") for process in _started(processes)]
-    reports = [json.loads(out) for out, _ in answers]
-    slowest = max(report["seconds"] for report in reports)
-    return float(sum(report["bytes"] for report in reports) / slowest)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._commands, self._answers = self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._commands.close()
+        self._answers.close()
+        self._process.wait()
+
+    def wait_up(self) -> None:
+        """Wait until everything is imported."""
+        self._answers.readline()
+
+    def begin(self) -> None:
+        """Let it load."""
+        self._commands.write("load\n")
+        self._commands.flush()
+
+    def report(self) -> dict[str, float]:
+        """Wait for its figures."""
+        figures: dict[str, float] = json.loads(self._answers.readline())
+        return figures
 
 
-def _started(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
-    """Let all begin at once."""
+def _load_together(processes: list[_RankProcess]) -> float:
+    """Give the bytes per second of all together, by the slowest."""
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return processes
+        process.begin()
+    reports = [process.report() for process in processes]
+    return sum(r["bytes"] for r in reports) / max(r["seconds"] for r in reports)
 
 
 def _rank(layout: str, endpoint_url: str, rank: int) -> None:
@@ -114,11 +137,10 @@ def _rank(layout: str, endpoint_url: str, rank: int) -> None:
         device="cpu",
         concurrency=CONNECTIONS,
     )
-    loader = DistributedCheckpointLoader(config)
     print("up", flush=True)
-    sys.stdin.readline()
-    report = loader.load().report
-    print(json.dumps({"seconds": report.seconds, "bytes": report.bytes}))
+    for _ in sys.stdin:
+        report = load(config).report
+        print(json.dumps({"seconds": report.seconds, "bytes": report.bytes}), flush=True)
 
 
 if __name__ == "__main__":

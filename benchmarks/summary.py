@@ -88,7 +88,7 @@ def markdown(record: dict[str, Any], name: str) -> str:
         f"{record['machine']['cores']} cores, {record['machine']['system']}; "
         f"load average {load['before'][0]:.1f} before and {load['after'][0]:.1f} after: the "
         f"machine was not this run's alone. {record['rounds']} rounds, loaders take turns in each; "
-        "median (least to most). Ratios are of pairs within a round. `ours` verifies every block. "
+        "median (least to most). Ratios are of pairs within a round. `ours` checks every block. "
         f"[All figures](./{name}.json).\n",
         f"![GB/s of each loader](./{name}.png)\n",
     ]

@@ -70,8 +70,9 @@ class Pod:
         return self.get("/healthz")[0] != 0
 
     def own_rank(self, rank: int) -> RankReport:
-        """How one of the pod's own ranks stands, as the pod itself says it."""
-        return next(report for report in self.report.ranks if report.rank == rank)
+        """How one of the pod's own ranks stands, as the pod itself says it, once it has begun."""
+        own = (report for report in self.report.ranks if report.rank == rank)
+        return next(own, RankReport(rank=rank))
 
     def rank_processes(self) -> list[int]:
         """Process ids of the pod's ranks."""

@@ -34,7 +34,7 @@ def kill(bench: Bench, folder: Path, phase: Phase, rank: int) -> Recovery:
     Raises:
         AssertionError: a pod was ready without its group, or a byte was read twice.
     """
-    with _group(bench, folder) as group:
+    with pods(bench, folder) as group:
         bring_to(phase, group, rank, bench)
         before = _bytes_read(group, rank) if phase in (Phase.LOAD, Phase.READY) else {}
         group.pods[rank].kill_rank()
@@ -62,7 +62,7 @@ def terminate(bench: Bench, folder: Path, phase: Phase, rank: int) -> float:
     Raises:
         AssertionError: it did not end well, or not in time.
     """
-    with _group(bench, folder) as group:
+    with pods(bench, folder) as group:
         bring_to(phase, group, rank, bench)
         seconds = group.pods[rank].terminate()
         assert group.pods[rank].process.returncode == 0
@@ -71,12 +71,13 @@ def terminate(bench: Bench, folder: Path, phase: Phase, rank: int) -> float:
 
 
 @contextmanager
-def _group(bench: Bench, folder: Path) -> Iterator[PodGroup]:
+def pods(bench: Bench, folder: Path, *arguments: str) -> Iterator[PodGroup]:
+    """Give a group none of whose pods is started; they end with the context."""
     group = PodGroup(
         bench.uri,
         folder,
         WORLD_SIZE,
-        arguments=("--endpoint-url", bench.proxy.endpoint_url),
+        arguments=("--endpoint-url", bench.proxy.endpoint_url, *arguments),
         environment=bench.server.environment,
     )
     try:
