@@ -57,16 +57,18 @@ lint: setup ## ruff, mypy, import-linter, generated files, chart
 	@$(MAKE) --no-print-directory verify
 
 .PHONY: generate
-generate: setup ## Write the generated files anew: CRD, its reference, the chart's copy
+generate: setup ## Write the generated files anew: CRD, its reference, the chart's copy, architectures
 	@$(BIN)/python -m shardedmodel_operator.api.crd
 	@$(BIN)/python -m shardedmodel_operator.api.reference
 	@$(BIN)/python -m shardedmodel_operator.chart
+	@$(BIN)/python -m tools.architectures
 
 .PHONY: verify
 verify: setup ## Fail when a generated file is stale or the chart does not lint
 	@$(BIN)/python -m shardedmodel_operator.api.crd --check
 	@$(BIN)/python -m shardedmodel_operator.api.reference --check
 	@$(BIN)/python -m shardedmodel_operator.chart --check
+	@$(BIN)/python -m tools.architectures --check
 	@$$($(BIN)/python -c 'from tests.devcluster import tools; print(tools.helm())') lint --quiet charts/shardedmodel-operator
 
 .PHONY: bench

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,47 +44,83 @@ class ModelConfig:
 
 
 def parse_config(data: bytes) -> ModelConfig:
-    """Read ``config.json``; a nested ``text_config`` answers what the top level does not say.
+    """Read ``config.json``; nested configurations answer what the top level does not say.
 
     Raises:
         CheckpointError: not JSON, no ``model_type``, or head counts that cannot be.
     """
     fields = _json_object(data, CONFIG_KEY)
-    nested = fields.get("text_config")
-    text = nested if isinstance(nested, dict) else {}
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise CheckpointError(f"{CONFIG_KEY}: model_type is missing; it names the architecture")
     if len(model_type) > MAX_MODEL_TYPE_LENGTH or not model_type.isprintable():
         raise CheckpointError(f"{CONFIG_KEY}: model_type {excerpt(model_type)!r} is not a word")
+    sources = [fields, *_nested(fields)]
 
     def number(most: int, *names: str) -> int:
-        for source in (fields, text):
+        for source in sources:
             for name in names:
-                if source.get(name) is not None:
+                # 0 stands for "not said" in configurations of models without a single width.
+                if source.get(name) is not None and (name, source[name]) != ("head_dim", 0):
                     return _count(name, source[name], most)
         return 0
 
-    heads = number(MAX_HEADS, "num_attention_heads", "n_head", "num_heads")
-    key_value = number(MAX_HEADS, "num_key_value_heads") or heads
+    heads = number(MAX_HEADS, *_HEADS)
+    key_value = _single_key_value(fields) or number(MAX_HEADS, *_KEY_VALUE_HEADS) or heads
     if key_value and heads % key_value:
         raise CheckpointError(
             f"{CONFIG_KEY}: num_key_value_heads {key_value} does not divide "
             f"num_attention_heads {heads}"
         )
-    hidden = number(MAX_WIDTH, "hidden_size", "n_embd", "d_model")
+    hidden = number(MAX_WIDTH, "hidden_size", "n_embd", "d_model", "dim")
     return ModelConfig(
         model_type=model_type,
         hidden_size=hidden,
         attention_heads=heads,
         key_value_heads=key_value,
-        head_dim=number(MAX_WIDTH, "head_dim") or (hidden // heads if heads else 0),
+        head_dim=number(MAX_WIDTH, "head_dim", "d_kv") or (hidden // heads if heads else 0),
         # Left out of config.json where it is the default of the model's class, mostly true; where
         # it is wrongly taken for true, a head of its own in the checkpoint says otherwise.
         tie_word_embeddings={**text, **fields}.get("tie_word_embeddings", True) is not False,
         is_encoder_decoder=fields.get("is_encoder_decoder") is True,
-        quantisation=parse_quantisation(fields) or parse_quantisation(text),
+        quantisation=next(filter(None, map(parse_quantisation, sources)), None),
     )
+
+
+_HEADS = (
+    "num_attention_heads",
+    "n_head",
+    "num_heads",
+    "n_heads",
+    "decoder_attention_heads",
+)
+_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_n_heads")
+_NESTED = (
+    "text_config",
+    "thinker_config",
+    "vlm_config",
+    "decoder",
+    "attn_config",
+    "encoder_config",
+    "esmc_config",
+)
+"""Where composite models, and DBRX, keep what others have at the top."""
+
+
+def _nested(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for name in _NESTED:
+        inside = fields.get(name)
+        if isinstance(inside, dict):
+            yield inside
+            further = inside.get("text_config")
+            if isinstance(further, dict):
+                yield further
+
+
+def _single_key_value(fields: Mapping[str, Any]) -> int:
+    """1 where all queries share one head; Falcon has a number beside it that says nothing then."""
+    is_shared = fields.get("multi_query") is True and not fields.get("new_decoder_architecture")
+    return int(is_shared)
 
 
 def parse_index(data: bytes) -> dict[str, str]:

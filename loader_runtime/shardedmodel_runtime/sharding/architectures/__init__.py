@@ -1,0 +1,1 @@
+"""How the tensors of known architectures are cut: carried over from transformers, or by hand."""

@@ -1,0 +1,1 @@
+"""Write down what ``transformers`` knows of sharding, as a data file that needs no transformers."""
