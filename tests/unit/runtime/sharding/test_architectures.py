@@ -123,7 +123,7 @@ def test_experts_biases_follow_their_weights() -> None:
 
 
 def test_gpt2_is_cut_along_the_last_dimension_and_through_query_key_and_value() -> None:
-    config = {"num_key_value_heads": None, "n_head": 8}
+    config: dict[str, Any] = {"num_key_value_heads": None, "n_head": 8}
     weight = cut("gpt2", "transformer.h.0.attn.c_attn.weight", (64, 192), **config)
     expected = (((0, 32), (64, 96), (128, 160)), ((32, 64), (96, 128), (160, 192)))
     assert ranges(weight) == (1, expected)
