@@ -4,6 +4,7 @@
     └── OperatorError
         ├── SettingsError             the environment or a flag cannot be meant        exit 2
         └── ClusterError              the API server refused or failed                 exit 8
+            ├── NotLeading            another operator acts: nothing was sent   retryable
             ├── ObjectNotFound        404: it is gone, or its kind is not served
             ├── ObjectConflict        409, 412: it changed or exists already    retryable
             ├── ClusterAccessDenied   401, 403: a right is missing              retryable
@@ -38,6 +39,12 @@ class ClusterError(OperatorError):
         super().__init__(message)
         self.status = status
         """HTTP status of the answer; 0 when there was none."""
+
+
+class NotLeading(ClusterError):
+    """Another operator acts, or may do so by now; the call was not sent."""
+
+    retryable = True
 
 
 class ObjectNotFound(ClusterError):

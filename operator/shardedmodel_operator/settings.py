@@ -18,6 +18,9 @@ PREFIX = "SHARDEDMODEL_"
 
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 
+LEASE_PATTERN = r"^$|^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$"
+"""Namespace and name, as Kubernetes allows them."""
+
 
 class Settings(BaseModel):
     """What the operator is told from outside."""
@@ -33,6 +36,10 @@ class Settings(BaseModel):
 
     namespaces: tuple[Namespace, ...] = ()
     """Namespaces that are served; none means all of them, which needs a ClusterRole."""
+
+    lease: Annotated[str, StringConstraints(pattern=LEASE_PATTERN)] = ""
+    """Lease, ``namespace/name``, by which one of several operators acts; none means that this one
+    always does, and must be the only one of its namespaces."""
 
     workers: int = Field(default=4, ge=1, le=64)
     """Models that are reconciled at a time: they wait for the API server, not for the CPU."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import kubernetes
@@ -17,6 +18,7 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from shardedmodel_operator import __version__
+from shardedmodel_operator.cluster.calls import NO_ANSWER, ApiCall, target_of
 from shardedmodel_operator.cluster.resources import MODELS, Object, Resource, resource_of
 from shardedmodel_operator.errors import (
     ClusterAccessDenied,
@@ -39,6 +41,9 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 """Time to wait for an answer: the server itself gives up on a mutating request after 34 s or
 60 s by default, and a worker must not hang on a dead connection."""
+
+READING = frozenset({"get", "list"})
+"""Verbs that change nothing."""
 
 LIST_PAGE = 500
 """Objects per page of a list: the size that ``kubectl`` uses."""
@@ -84,10 +89,16 @@ def load_configuration() -> kubernetes.client.Configuration:
 class Cluster:
     """Calls to one API server; safe to use from several threads."""
 
-    def __init__(self, api: kubernetes.client.ApiClient) -> None:
+    def __init__(
+        self, api: kubernetes.client.ApiClient, read_seconds: float = READ_SECONDS
+    ) -> None:
+        """Call through ``api``, waiting ``read_seconds`` for each answer."""
         self._api = api
-        self.calls: Counter[str] = Counter()
-        """Calls so far by verb, as RBAC names them."""
+        self._read_seconds = read_seconds
+        self.calls: Counter[ApiCall] = Counter()
+        """Calls so far."""
+        self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Surrounds every call that may change something; it raises where that is not allowed."""
 
     @classmethod
     def connect(cls) -> Cluster:
@@ -97,6 +108,12 @@ class Cluster:
             ClusterUnavailable: there is neither.
         """
         return cls(kubernetes.client.ApiClient(load_configuration()))
+
+    def with_patience(self, read_seconds: float) -> Cluster:
+        """The same server and the same count, unguarded, with another time for an answer."""
+        other = Cluster(self._api, read_seconds)
+        other.calls = self.calls
+        return other
 
     def read(self, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
         """One object as it is now; None when there is none.
@@ -187,6 +204,17 @@ class Cluster:
         path = resource.path(body["metadata"]["namespace"])
         return self._call("create", "POST", path, {"fieldManager": FIELD_MANAGER}, body)
 
+    def replace(self, resource: Resource, body: Object) -> dict[str, Any]:
+        """Replace an object that has not changed since ``body`` was read, and return it.
+
+        Raises:
+            ObjectConflict: its ``resourceVersion`` is another by now.
+            ClusterError: see ``errors``.
+        """
+        metadata = body["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"])
+        return self._call("update", "PUT", path, {"fieldManager": FIELD_MANAGER}, body)
+
     def merge(self, resource: Resource, namespace: str, name: str, patch: Object) -> dict[str, Any]:
         """Merge ``patch`` into an object (RFC 7396) and return it as it is now.
 
@@ -236,7 +264,27 @@ class Cluster:
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        self.calls[verb] += 1
+        with nullcontext() if verb in READING else self.guard():
+            code = NO_ANSWER
+            try:
+                answer = self._request(method, path, query, body, content_type)
+                code = str(answer.status)
+                parsed: dict[str, Any] = json.loads(answer.data)
+            except ApiException as e:
+                code = str(e.status or NO_ANSWER)
+                raise _translate(e, f"{verb} {path}") from e
+            except urllib3.exceptions.HTTPError as e:
+                text = excerpt(f"{type(e).__name__}: {e}")
+                raise ClusterUnavailable(f"{verb} {path}: no answer: {text}") from e
+            except ValueError as e:
+                raise ClusterUnavailable(f"{verb} {path}: the answer is not JSON") from e
+            finally:
+                self.calls[ApiCall(verb, target_of(path).resource, code)] += 1
+        return parsed
+
+    def _request(
+        self, method: str, path: str, query: Mapping[str, str], body: Any, content_type: str
+    ) -> urllib3.BaseHTTPResponse:
         headers = {
             "Accept": "application/json",
             "Content-Type": content_type,
@@ -244,27 +292,18 @@ class Cluster:
         }
         # Refreshes a ServiceAccount's token when it is about to expire.
         self._api.update_params_for_auth(headers, [], ["BearerToken"])
-        try:
-            # Not through call_api, which cannot tell of a failed TLS handshake: it decodes the
-            # body that such an answer does not have.
-            answer = self._api.rest_client.request(
-                method,
-                self._api.configuration.host + path,
-                query_params=list(query.items()),
-                headers=headers,
-                body=body,
-                _preload_content=False,
-                _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
-            )
-            parsed: dict[str, Any] = json.loads(answer.data)
-        except ApiException as e:
-            raise _translate(e, f"{verb} {path}") from e
-        except urllib3.exceptions.HTTPError as e:
-            text = excerpt(f"{type(e).__name__}: {e}")
-            raise ClusterUnavailable(f"{verb} {path}: no answer: {text}") from e
-        except ValueError as e:
-            raise ClusterUnavailable(f"{verb} {path}: the answer is not JSON") from e
-        return parsed
+        # Not through call_api, which cannot tell of a failed TLS handshake: it decodes the
+        # body that such an answer does not have.
+        answer: urllib3.BaseHTTPResponse = self._api.rest_client.request(
+            method,
+            self._api.configuration.host + path,
+            query_params=list(query.items()),
+            headers=headers,
+            body=body,
+            _preload_content=False,
+            _request_timeout=(CONNECT_SECONDS, self._read_seconds),
+        )
+        return answer
 
 
 def _without_empty_texts(value: Any) -> Any:

@@ -52,6 +52,7 @@ STATEFULSETS = Resource("apps/v1", "StatefulSet", "statefulsets")
 SERVICES = Resource("v1", "Service", "services")
 PODS = Resource("v1", "Pod", "pods")
 EVENTS = Resource("v1", "Event", "events")
+LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 
 CHILDREN = (JOBS, STATEFULSETS, SERVICES, PODS)
 """What belongs to a model; watched under the label that marks what the operator manages."""

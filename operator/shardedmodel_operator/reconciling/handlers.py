@@ -16,9 +16,11 @@ import kubernetes
 
 from shardedmodel_operator.cluster.cache import ObjectCache, key_of, version
 from shardedmodel_operator.cluster.client import load_configuration
-from shardedmodel_operator.cluster.resources import CHILDREN, WATCHED, Object, Resource
+from shardedmodel_operator.cluster.resources import CHILDREN, MODELS, WATCHED, Object, Resource
 from shardedmodel_operator.planning.labels import MANAGED_BY, MANAGER
+from shardedmodel_operator.reconciling.phases import Phases
 from shardedmodel_operator.reconciling.queue import WorkQueue
+from shardedmodel_operator.reconciling.watches import Watches
 
 SERVER_SECONDS = 240
 """A watch is asked to end after so long, so that a connection that fell silent is replaced;
@@ -41,6 +43,8 @@ SELECTOR = f"{MANAGED_BY}={MANAGER}"
 def build_registry(
     cache: ObjectCache,
     queue: WorkQueue,
+    watches: Watches,
+    phases: Phases,
     configure: Callable[[], kubernetes.client.Configuration] = load_configuration,
 ) -> kopf.OperatorRegistry:
     """Register the handlers of all watched kinds.
@@ -48,20 +52,22 @@ def build_registry(
     Args:
         cache: what the watches fill.
         queue: what is told of each change.
+        watches: what is told that a watch gave a sign.
+        phases: what is told of each model's status.
         configure: finds the API server and credentials; asked anew when they are refused.
     """
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    async def connect(**_: Any) -> kopf.ConnectionInfo:
+    async def connect(**_: Any) -> kopf.AiohttpSession:
         # Reads files, and may run a kubeconfig's credential plugin.
-        return connection_info(await asyncio.to_thread(configure))
+        return watches.session(connection_info(await asyncio.to_thread(configure)))
 
     for resource in WATCHED:
         where = (resource.group, resource.version, resource.plural)
         index = _index_handler(resource, cache)
         kopf.index(*where, id=f"cache-{resource.plural}", registry=registry)(index)
-        event = _event_handler(resource, cache, queue)
+        event = _event_handler(resource, cache, queue, watches, phases)
         kopf.on.event(*where, id=f"enqueue-{resource.plural}", registry=registry)(event)
     return registry
 
@@ -111,12 +117,15 @@ def _index_handler(
 
 
 def _event_handler(
-    resource: Resource, cache: ObjectCache, queue: WorkQueue
+    resource: Resource, cache: ObjectCache, queue: WorkQueue, watches: Watches, phases: Phases
 ) -> Callable[..., Coroutine[Any, Any, None]]:
     async def enqueue(event: kopf.RawEvent, **_: Any) -> None:
         body: Object = event["object"]
+        watches.sign(body["metadata"]["namespace"], resource.plural)
         if event["type"] == "DELETED":
             cache.remove(resource, body["metadata"]["uid"], version(body))
+        elif resource == MODELS:
+            phases.see(body)
         key = key_of(resource, body)
         if key is not None:
             await queue.add(key)

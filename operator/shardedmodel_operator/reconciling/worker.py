@@ -19,6 +19,7 @@ async def work(
     reconcile: Callable[[Key], Awaitable[float | None]],
     metrics: Metrics,
     clock: Callable[[], float],
+    leads: Callable[[], bool],
 ) -> None:
     """Reconcile keys for ever.
 
@@ -27,9 +28,14 @@ async def work(
         reconcile: reconciles one key and says when to come again.
         metrics: counts the outcomes.
         clock: seconds on a monotonic clock.
+        leads: whether this operator acts; the keys of one that does not are dropped, since all
+            models are enqueued anew when it comes to lead.
     """
     while True:
         key = await queue.get()
+        if not leads():
+            await queue.done(key, failed=False)
+            continue
         current_model.set(str(key))
         started = clock()
         after, error = await _attempt(reconcile, key)

@@ -280,7 +280,7 @@ class OperatorProcess:
 
     def writes(self) -> int:
         """API calls so far that change something."""
-        pattern = r'api_calls_total\{verb="(create|patch|delete)"\} (\d+)'
+        pattern = r'api_calls_total\{verb="(create|patch|delete)"[^}]*\} (\d+)'
         return sum(int(count) for _, count in re.findall(pattern, self.get("/metrics")))
 
     def reconciles(self) -> int:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import yaml
 
 from shardedmodel_operator import cli, logs
+from shardedmodel_operator.cluster.calls import ApiCall
 from shardedmodel_operator.cluster.client import Cluster
 from shardedmodel_operator.errors import ClusterUnavailable, ObjectNotFound
 from shardedmodel_operator.reconciling.process import Operator
@@ -90,7 +92,7 @@ def test_without_a_cluster_the_exit_status_says_so(
 
 def test_without_the_crd_the_message_says_how_to_get_it() -> None:
     class Empty:
-        calls: dict[str, int] = {}
+        calls: Counter[ApiCall] = Counter()
 
         def list_all(self, *_: object) -> list[Any]:
             raise ObjectNotFound("404", 404)

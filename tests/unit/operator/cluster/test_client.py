@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,12 @@ from shardedmodel_operator.errors import (
     ClusterAccessDenied,
     ClusterError,
     ClusterUnavailable,
+    NotLeading,
     ObjectConflict,
     ObjectNotFound,
     ObjectRejected,
 )
+from shardedmodel_operator.reconciling.leadership import Tenure
 from tests.unit.operator.cluster.builders import child_body, model_body
 
 
@@ -44,7 +47,7 @@ class FakeApi:
         if isinstance(answer, Exception):
             raise answer
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        return SimpleNamespace(data=data)
+        return SimpleNamespace(data=data, status=200)
 
     def close(self) -> None:
         self.requests.clear()
@@ -182,7 +185,54 @@ def test_calls_are_counted_by_the_verbs_of_rbac() -> None:
     cluster.create(EVENTS, child_body("Event"))
     cluster.list_all(JOBS, "team-a")
     cluster.delete(JOBS, "team-a", "x", "u")
-    assert cluster.calls == {"patch": 2, "create": 1, "list": 1, "delete": 1}
+    assert cluster.calls == {
+        ("patch", "jobs", "200"): 1,
+        ("patch", "events", "200"): 1,
+        ("create", "events", "200"): 1,
+        ("list", "jobs", "200"): 1,
+        ("delete", "jobs", "200"): 1,
+    }
+
+
+def test_calls_that_fail_are_counted_by_their_answer() -> None:
+    error = urllib3.exceptions.ReadTimeoutError(None, "url", "slow")  # type: ignore[arg-type]
+    cluster = Cluster(FakeApi(refusal(403), error))
+    for _ in range(2):
+        with pytest.raises(ClusterError):
+            cluster.list_all(JOBS, "team-a")
+    assert cluster.calls == {("list", "jobs", "403"): 1, ("list", "jobs", "none"): 1}
+
+
+def test_a_replacement_is_a_put_that_names_the_version() -> None:
+    api = FakeApi()
+    Cluster(api).replace(JOBS, child_body())
+    (method, path, _, body, _), *_ = api.requests
+    assert (method, path) == ("PUT", JOBS.path("team-a", child_body()["metadata"]["name"]))
+    assert "resourceVersion" in body["metadata"]
+
+
+def test_what_the_guard_forbids_is_not_sent() -> None:
+    api = FakeApi()
+    cluster = Cluster(api)
+    cluster.guard = Tenure(lambda: 0.0).act
+    writes: list[Callable[[], object]] = [
+        lambda: cluster.apply(child_body()),
+        lambda: cluster.create(EVENTS, child_body("Event")),
+        lambda: cluster.replace(JOBS, child_body()),
+        lambda: cluster.merge(EVENTS, "team-a", "e", {}),
+        lambda: cluster.replace_status(model_body(), {}),
+        lambda: cluster.delete(JOBS, "team-a", "x", "u"),
+    ]
+    for write in writes:
+        with pytest.raises(NotLeading):
+            write()
+    assert api.requests == []
+
+
+def test_reading_is_never_forbidden() -> None:
+    cluster = Cluster(FakeApi())
+    cluster.guard = Tenure(lambda: 0.0).act
+    assert cluster.list_all(JOBS, None) == []
 
 
 def test_closing_closes_the_connections() -> None:

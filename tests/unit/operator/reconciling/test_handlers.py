@@ -16,6 +16,7 @@ from shardedmodel_operator.reconciling.handlers import (
 )
 from shardedmodel_operator.reconciling.queue import WorkQueue
 from tests.unit.operator.cluster.builders import child_body, model_body
+from tests.unit.operator.reconciling.builders import Clock, phases, watches
 
 LLAMA = Key("team-a", "llama")
 
@@ -23,7 +24,7 @@ LLAMA = Key("team-a", "llama")
 def enqueued(resource: Resource, event_type: str | None, body: dict[str, Any]) -> int:
     """Send one event; gives how many keys it enqueued."""
     queue = WorkQueue(lambda: 0.0)
-    handler = handlers._event_handler(resource, ObjectCache(), queue)
+    handler = handlers._event_handler(resource, ObjectCache(), queue, watches(), phases())
     asyncio.run(handler(event={"type": event_type, "object": body}, name="", retry=0))
     return queue.depth()
 
@@ -41,9 +42,19 @@ def test_an_object_of_nobody_enqueues_nothing() -> None:
 def test_a_deleted_object_leaves_the_cache() -> None:
     cache, queue = ObjectCache(), WorkQueue(lambda: 0.0)
     cache.put(MODELS, model_body())
-    handler = handlers._event_handler(MODELS, cache, queue)
+    handler = handlers._event_handler(MODELS, cache, queue, watches(), phases())
     asyncio.run(handler(event={"type": "DELETED", "object": model_body()}))
     assert cache.model(LLAMA) is None
+
+
+def test_every_event_is_a_sign_of_its_watch_and_a_model_tells_its_phase() -> None:
+    clock = Clock()
+    heard, seen = watches(clock=clock), phases()
+    handler = handlers._event_handler(MODELS, ObjectCache(), WorkQueue(lambda: 0.0), heard, seen)
+    clock.now = 10.0
+    asyncio.run(handler(event={"type": "MODIFIED", "object": model_body()}))
+    assert heard.ages()["shardedmodels"] == 0.0
+    assert set(seen.states()) == {LLAMA}
 
 
 def test_an_index_handler_fills_the_cache() -> None:
@@ -53,7 +64,7 @@ def test_an_index_handler_fills_the_cache() -> None:
 
 
 def test_nothing_is_registered_that_leaves_a_trace_on_objects() -> None:
-    registry = build_registry(ObjectCache(), WorkQueue(lambda: 0.0))
+    registry = build_registry(ObjectCache(), WorkQueue(lambda: 0.0), watches(), phases())
     assert not registry._changing.get_all_handlers()
     assert not registry._spawning.get_all_handlers()
     assert len(registry._watching.get_all_handlers()) == len(WATCHED)

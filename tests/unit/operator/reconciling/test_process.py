@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from types import SimpleNamespace
 
 import pytest
 
-from shardedmodel_operator.errors import ClusterUnavailable
+from shardedmodel_operator.cluster.client import Cluster
+from shardedmodel_operator.cluster.resources import MODELS
+from shardedmodel_operator.errors import ClusterUnavailable, NotLeading
 from shardedmodel_operator.reconciling import process
+from shardedmodel_operator.reconciling.handlers import CLIENT_SECONDS, SERVER_SECONDS
 from shardedmodel_operator.reconciling.process import Operator
 from shardedmodel_operator.settings import Settings
+from tests.unit.operator.cluster.builders import model_body
 
 
-def operator() -> Operator:
-    cluster = SimpleNamespace(calls={})
-    return Operator(Settings(runtime_image="runtime:1"), cluster)  # type: ignore[arg-type]
+def operator(lease: str = "") -> Operator:
+    return Operator(Settings(runtime_image="runtime:1", lease=lease), Cluster(None))
 
 
 def test_an_operator_that_just_started_is_alive() -> None:
@@ -25,6 +27,41 @@ def test_a_loop_that_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None
     found = operator()
     monkeypatch.setattr(process, "STUCK_SECONDS", -1.0)
     assert not found._healthy()
+
+
+def test_a_watch_that_gave_no_sign_for_long_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = operator()
+    monkeypatch.setattr(process, "BROKEN_SECONDS", 0.0)
+    assert not found._healthy()
+
+
+def test_an_idle_cluster_is_alive_since_its_streams_begin_anew() -> None:
+    assert max(SERVER_SECONDS, CLIENT_SECONDS) < process.BROKEN_SECONDS
+
+
+def test_without_a_lease_the_operator_leads() -> None:
+    assert json.loads(operator()._report())["leading"]
+
+
+def test_with_a_lease_it_waits_for_it_before_it_acts() -> None:
+    found = operator("system/operator")
+    assert not json.loads(found._report())["leading"]
+    with pytest.raises(NotLeading), found._cluster.guard():
+        raise AssertionError("acted")
+
+
+def test_two_processes_of_one_host_are_told_apart() -> None:
+    one, other = (operator("system/operator")._election for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert one._identity != other._identity
+
+
+def test_who_comes_to_lead_looks_at_every_model() -> None:
+    found = operator()
+    found._cache.put(MODELS, model_body())
+    asyncio.run(found._enqueue_all())
+    assert found._queue.depth() == 1
 
 
 def test_a_watch_that_fell_silent_is_not_alive() -> None:

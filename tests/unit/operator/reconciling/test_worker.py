@@ -7,27 +7,27 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from shardedmodel_operator.cluster.cache import Key
-from shardedmodel_operator.cluster.client import Cluster
 from shardedmodel_operator.errors import ClusterUnavailable
 from shardedmodel_operator.logs import current_model
 from shardedmodel_operator.reconciling.metrics import Metrics
 from shardedmodel_operator.reconciling.queue import WorkQueue
 from shardedmodel_operator.reconciling.worker import work
+from tests.unit.operator.reconciling.builders import metrics as metrics_of
 
 A, B = Key("n", "a"), Key("n", "b")
 
 
 def run_worker(
-    reconcile: Callable[[Key], Awaitable[float | None]], *keys: Key
+    reconcile: Callable[[Key], Awaitable[float | None]], *keys: Key, leads: bool = True
 ) -> tuple[Metrics, WorkQueue]:
     """Let one worker work on ``keys`` until nothing more is due."""
 
     async def scenario() -> tuple[Metrics, WorkQueue]:
         queue = WorkQueue(lambda: 0.0)
-        metrics = Metrics(Cluster(None), queue)
+        metrics = metrics_of(queue)
         for key in keys:
             await queue.add(key)
-        worker = asyncio.create_task(work(queue, reconcile, metrics, lambda: 0.0))
+        worker = asyncio.create_task(work(queue, reconcile, metrics, lambda: 0.0, lambda: leads))
         while queue.depth():
             await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -81,3 +81,15 @@ def test_log_lines_of_a_reconciliation_know_their_model() -> None:
 
     run_worker(reconcile, A)
     assert known == ["n/a"]
+
+
+def test_one_that_does_not_lead_drops_what_it_is_told() -> None:
+    seen: list[Key] = []
+
+    async def reconcile(key: Key) -> None:
+        seen.append(key)
+
+    metrics, queue = run_worker(reconcile, A, B, leads=False)
+    assert not seen
+    assert 'reconciles_total{result="success"} 0' in metrics.render()
+    assert queue.depth() == 0
