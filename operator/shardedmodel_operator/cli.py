@@ -1,4 +1,4 @@
-"""The command ``shardedmodel-operator``: run the operator, or print its CRD."""
+"""The command ``shardedmodel-operator``: run the operator, check an installation, print the CRD."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from shardedmodel_operator import __version__, logs
 from shardedmodel_operator.api import crd
+from shardedmodel_operator.check import check
 from shardedmodel_operator.cluster.client import Cluster
 from shardedmodel_operator.errors import OperatorError
 from shardedmodel_operator.reconciling.process import Operator
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.read(os.environ, _overrides(options))
         logs.configure(settings.log_level, settings.log_format)
-        return _run(settings)
+        return _check(settings) if options.command == "check" else _run(settings)
     except OperatorError as e:
         # Before the settings are known there is no logging; people and kubelet read stderr.
         print(f"shardedmodel-operator: {e.reason}: {e}", file=sys.stderr)
@@ -43,6 +44,16 @@ def _run(settings: Settings) -> int:
     cluster = Cluster.connect()
     try:
         asyncio.run(Operator(settings, cluster).run())
+    finally:
+        cluster.close()
+    return 0
+
+
+def _check(settings: Settings) -> int:
+    cluster = Cluster.connect()
+    try:
+        for line in check(settings, cluster):
+            print(line)
     finally:
         cluster.close()
     return 0
@@ -67,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--port", type=int, help="port of /healthz, /readyz and /metrics")
     run.add_argument("--log-level", type=str.upper, help="DEBUG, INFO, WARNING or ERROR")
     run.add_argument("--log-format", help="json or text")
+    commands.add_parser(
+        "check",
+        help="look whether an operator of these settings can work, and whether one does",
+        epilog=EPILOG,
+    )
     commands.add_parser("crd", help="print the CustomResourceDefinition as YAML")
     return parser
 
@@ -74,4 +90,5 @@ def _parser() -> argparse.ArgumentParser:
 def _overrides(options: argparse.Namespace) -> dict[str, object]:
     """Flags that were given; they outrank the environment."""
     names = ("namespaces", "port", "log_level", "log_format")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = vars(options)
+    return {name: value for name in names if (value := given.get(name)) is not None}

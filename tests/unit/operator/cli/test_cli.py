@@ -46,7 +46,9 @@ def test_the_crd_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert yaml.safe_load(capsys.readouterr().out)["kind"] == "CustomResourceDefinition"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["check", "--help"], ["--version"]]
+)
 def test_help_is_there(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
@@ -100,3 +102,18 @@ def test_without_the_crd_the_message_says_how_to_get_it() -> None:
     operator = Operator(Settings(runtime_image="runtime:1"), Empty())  # type: ignore[arg-type]
     with pytest.raises(ObjectNotFound, match="shardedmodel-operator crd"):
         operator._check_served()
+
+
+def test_a_good_installation_is_told_line_by_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Empty:
+        def list_all(self, *_: object) -> list[Any]:
+            return []
+
+        def close(self) -> None:
+            return
+
+    monkeypatch.setattr(Cluster, "connect", Empty)
+    assert cli.main(["check"]) == 0
+    assert "shardedmodels: may be listed in all namespaces" in capsys.readouterr().out
