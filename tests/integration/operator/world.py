@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -36,14 +37,16 @@ PODS = "/api/v1/namespaces/{}/pods"
 EVENTS = "/api/v1/namespaces/{}/events"
 
 
-def eventually(probe: Callable[[], Found | None], what: str) -> Found:
+def eventually(
+    probe: Callable[[], Found | None], what: str, seconds: float = WAIT_SECONDS
+) -> Found:
     """Wait until ``probe`` gives something true."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := probe():
             return found
         time.sleep(POLL_SECONDS)
-    raise AssertionError(f"not within {WAIT_SECONDS:.0f} s: {what}")
+    raise AssertionError(f"not within {seconds:.0f} s: {what}")
 
 
 class Admin:
@@ -272,6 +275,11 @@ class OperatorProcess:
         assert self._process is not None
         self._process.kill()
         self._process.wait(WAIT_SECONDS)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def get(self, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
