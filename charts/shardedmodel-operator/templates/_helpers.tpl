@@ -56,3 +56,48 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
+
+{{- /* The Lease by which one of the replicas acts. A name cannot be part of a right to create. */ -}}
+{{- define "operator.leaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "operator.name" . }}]
+  verbs: [get, update]
+{{- end -}}
+
+{{- /* What selects the series of this release's pods. */ -}}
+{{- define "operator.series" -}}
+namespace="{{ .Release.Namespace }}", pod=~"{{ include "operator.name" . }}-.*"
+{{- end -}}
+
+{{- /* Settings of the operator; its test reads the same. */ -}}
+{{- define "operator.environment" -}}
+- {name: SHARDEDMODEL_RUNTIME_IMAGE, value: {{ include "operator.runtimeImage" . | quote }}}
+- {name: SHARDEDMODEL_RUNTIME_IMAGE_PULL_POLICY, value: {{ .Values.runtimeImagePullPolicy }}}
+- {name: SHARDEDMODEL_NAMESPACES, value: {{ join "," .Values.namespaces | quote }}}
+- {name: SHARDEDMODEL_LEASE, value: {{ printf "%s/%s" .Release.Namespace (include "operator.name" .) }}}
+- {name: SHARDEDMODEL_WORKERS, value: {{ .Values.workers | quote }}}
+- {name: SHARDEDMODEL_RESYNC_SECONDS, value: {{ .Values.resyncSeconds | quote }}}
+- {name: SHARDEDMODEL_PORT, value: "8080"}
+- {name: SHARDEDMODEL_LOG_LEVEL, value: {{ .Values.logLevel }}}
+- {name: SHARDEDMODEL_LOG_FORMAT, value: {{ .Values.logFormat }}}
+{{- with .Values.extraEnv }}{{ toYaml . | nindent 0 }}{{ end }}
+{{- end -}}
+
+{{- define "operator.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+# The token of the ServiceAccount is readable for this group.
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "operator.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,36 +13,16 @@ from shardedmodel_operator import chart
 from shardedmodel_operator.api.crd import definition
 from shardedmodel_operator.settings import PREFIX, Settings
 from tests.devcluster.tools import helm
-
-ROOT = Path(__file__).parents[3]
-CHART = ROOT / "charts" / "shardedmodel-operator"
-CRD_KIND = "CustomResourceDefinition"
-Json = dict[str, Any]
-
-
-def run_helm(*sets: str, version: str = "1.30.0") -> subprocess.CompletedProcess[str]:
-    values = [part for value in sets for part in ("--set", value)]
-    return subprocess.run(
-        [
-            *(str(helm()), "template", "release", str(CHART), "--namespace", "system"),
-            *("--kube-version", version, *values),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def rendered(*sets: str, version: str = "1.30.0") -> list[Json]:
-    done = run_helm(*sets, version=version)
-    assert done.returncode == 0, done.stderr
-    return [body for body in yaml.safe_load_all(done.stdout) if body]
-
-
-def only(bodies: list[Json], kind: str) -> Json:
-    (found,) = (body for body in bodies if body["kind"] == kind)
-    return found
+from tests.unit.charts.rendering import (
+    CHART,
+    CRD_KIND,
+    ROOT,
+    Json,
+    environment,
+    only,
+    rendered,
+    run_helm,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +45,6 @@ def container(pod: Json) -> Json:
     return found
 
 
-def environment(container: Json) -> dict[str, str]:
-    return {variable["name"]: variable["value"] for variable in container["env"]}
-
-
 def rules(role: Json) -> Iterator[tuple[str, str]]:
     """Each resource with each of its verbs."""
     for rule in role["rules"]:
@@ -88,11 +63,6 @@ def test_the_pod_is_restricted(pod: Json, container: Json) -> None:
     }
 
 
-def test_two_operators_never_run_at_a_time(default: list[Json]) -> None:
-    spec = only(default, "Deployment")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
-
-
 def test_services_of_the_namespace_do_not_look_like_settings(pod: Json) -> None:
     assert pod["enableServiceLinks"] is False
 
@@ -108,10 +78,10 @@ def test_every_setting_can_be_set_by_a_value(container: Json) -> None:
 
 
 def test_the_operator_has_no_right_that_it_does_not_use(default: list[Json]) -> None:
-    granted = dict.fromkeys(rules(only(default, "ClusterRole")))
+    granted = set(rules(only(default, "ClusterRole")))
     watch = {"list", "watch"}
     make = {*watch, "get", "create", "patch", "delete"}
-    assert set(granted) == {
+    assert granted == {
         *(("shardedmodels", verb) for verb in watch),
         ("shardedmodels/status", "patch"),
         *((kind, verb) for kind in ("jobs", "statefulsets", "services") for verb in make),
@@ -120,13 +90,24 @@ def test_the_operator_has_no_right_that_it_does_not_use(default: list[Json]) -> 
     }
 
 
+def test_beside_its_work_the_operator_has_its_lease_and_no_other(default: list[Json]) -> None:
+    make, keep = only(default, "Role")["rules"]
+    assert (make["resources"], make["verbs"]) == (["leases"], ["create"])
+    assert (keep["resourceNames"], keep["verbs"]) == (["release"], ["get", "update"])
+
+
+def test_the_lease_is_in_the_releases_namespace(default: list[Json], container: Json) -> None:
+    assert only(default, "Role")["metadata"]["namespace"] == "system"
+    assert environment(container)["SHARDEDMODEL_LEASE"] == "system/release"
+
+
 def test_with_namespaces_no_right_is_cluster_wide() -> None:
     bodies = rendered("namespaces={team-a,team-b}")
     kinds = [body["kind"] for body in bodies]
     assert "ClusterRole" not in kinds
     assert "ClusterRoleBinding" not in kinds
     roles = [body["metadata"]["namespace"] for body in bodies if body["kind"] == "Role"]
-    assert roles == ["team-a", "team-b"]
+    assert roles == ["team-a", "team-b", "system"]
     pod = only(bodies, "Deployment")["spec"]["template"]["spec"]
     served = environment(pod["containers"][0])["SHARDEDMODEL_NAMESPACES"]
     assert served == "team-a,team-b"
@@ -135,7 +116,8 @@ def test_with_namespaces_no_right_is_cluster_wide() -> None:
 def test_each_role_is_bound_to_the_service_account() -> None:
     bodies = rendered("namespaces={team-a}", "serviceAccount.name=special")
     subject = {"kind": "ServiceAccount", "name": "special", "namespace": "system"}
-    assert only(bodies, "RoleBinding")["subjects"] == [subject]
+    bindings = [body for body in bodies if body["kind"] == "RoleBinding"]
+    assert [binding["subjects"] for binding in bindings] == [[subject], [subject]]
     assert only(bodies, "ServiceAccount")["metadata"]["name"] == "special"
 
 
@@ -164,6 +146,12 @@ def test_an_image_is_named_in_three_ways(values: tuple[str, ...], image: str) ->
         ("namespaces={Team}", "namespaces"),
         ("logLevel=LOUD", "logLevel"),
         ("workers=0", "workers"),
+        ("replicas=0", "replicas"),
+        ("metrics.serviceMonitor.enabled=yes", "enabled"),
+        ("metrics.podMonitor.interval=soon", "interval"),
+        ("networkPolicy.apiServerPorts={https}", "apiServerPorts"),
+        ("extraEnv[0].name=SHARDEDMODEL_PORT", "extraEnv"),
+        ("podLabels.a.b=c", "podLabels"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(value: str, named: str) -> None:
@@ -205,11 +193,10 @@ def test_the_charts_copy_is_fresh() -> None:
     assert chart.CHART_FILE.read_text() == chart.template()
 
 
-def test_the_chart_and_the_package_have_one_version() -> None:
+def test_the_chart_is_of_the_packages_release() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = (ROOT / "pyproject.toml").read_text()
-    assert f'version = "{about["version"]}"' in project
-    assert about["appVersion"] == about["version"]
+    assert f'version = "{about["appVersion"]}"' in project
 
 
 def test_the_chart_lints() -> None:

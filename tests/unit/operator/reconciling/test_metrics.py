@@ -45,7 +45,7 @@ def test_the_queue_is_told() -> None:
 
 
 def test_who_leads_is_told() -> None:
-    assert "shardedmodel_operator_leader 1" in rendered()
+    assert "\nshardedmodel_operator_leader 1\n" in rendered()
 
 
 def test_results_are_there_before_the_first_of_them() -> None:
