@@ -25,7 +25,9 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line: time (RFC 3339, UTC), level, logger, model where known, message."""
+        """Give the line: time (RFC 3339, UTC), level, logger, message; where known, the model
+        (``namespace/name``) and its namespace.
+        """
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -34,6 +36,7 @@ class JsonFormatter(logging.Formatter):
         }
         if model := current_model.get():
             line["model"] = model
+            line["namespace"] = model.partition("/")[0]
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

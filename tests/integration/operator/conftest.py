@@ -34,15 +34,8 @@ def api_server() -> Iterator[Admin]:
 @pytest.fixture(scope="session")
 def operator_kubeconfig(api_server: Admin, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kubeconfig with a token of the chart's ServiceAccount."""
-    path = f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/shardedmodel-operator/token"
-    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    token = api_server.request("POST", path, request)["status"]["token"]
-    document = json.loads(api_server.kubeconfig.read_text())
-    document["users"][0]["user"] = {"token": token}
     file = tmp_path_factory.mktemp("operator") / "kubeconfig"
-    file.write_text(json.dumps(document))
-    file.chmod(0o600)
-    return file
+    return kubeconfig_of(api_server, SYSTEM, "shardedmodel-operator", file)
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +66,29 @@ def kubelet(admin: Admin) -> PaperKubelet:
     return PaperKubelet(admin)
 
 
-def _install_chart(kubeconfig: Path) -> None:
-    command = [
-        *(str(helm()), "install", "shardedmodel-operator", str(CHART)),
-        *("--kubeconfig", str(kubeconfig), "--namespace", SYSTEM, "--create-namespace"),
-        *("--set", "runtimeImage=runtime:test"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def kubeconfig_of(admin: Admin, namespace: str, account: str, file: Path) -> Path:
+    """Write a kubeconfig with a token of a ServiceAccount."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = admin.request("POST", path, request)["status"]["token"]
+    document = json.loads(admin.kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    file.write_text(json.dumps(document))
+    file.chmod(0o600)
+    return file
+
+
+def helm_run(kubeconfig: Path, *arguments: str) -> str:
+    """Run helm; gives what it prints."""
+    command = [str(helm()), "--kubeconfig", str(kubeconfig), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _install_chart(kubeconfig: Path) -> None:
+    helm_run(
+        kubeconfig,
+        *("install", "shardedmodel-operator", str(CHART)),
+        *("--namespace", SYSTEM, "--create-namespace", "--set", "runtimeImage=runtime:test"),
+    )

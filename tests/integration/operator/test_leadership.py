@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shardedmodel_operator.settings import PREFIX
 from tests.integration.operator.conftest import SYSTEM
 from tests.integration.operator.forwarder import Forwarder
 from tests.integration.operator.world import (
@@ -144,6 +147,24 @@ def test_a_holder_that_is_cut_off_acts_no_more_and_waits_when_it_is_back(
 def _calls(operator: OperatorProcess, resource: str, code: str) -> int:
     pattern = rf'resource="{resource}",code="{code}"\}} (\d+)'
     return sum(map(int, re.findall(pattern, operator.get("/metrics"))))
+
+
+def test_a_check_with_the_operators_account_finds_who_leads(
+    pair: tuple[OperatorProcess, OperatorProcess], admin: Admin, operator_kubeconfig: Path
+) -> None:
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
+        "KUBECONFIG": str(operator_kubeconfig),
+        "SHARDEDMODEL_RUNTIME_IMAGE": "runtime:test",
+        "SHARDEDMODEL_LEASE": f"{SYSTEM}/{LEASE}",
+    }
+    command = [sys.executable, "-m", "shardedmodel_operator", "check"]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    holder = admin.get(LEASES, LEASE)["spec"]["holderIdentity"]
+    assert f"{holder} leads by the Lease {SYSTEM}/{LEASE}" in done.stdout
 
 
 def test_the_lease_tells_who_holds_it(

@@ -31,7 +31,8 @@ def failed_record() -> logging.LogRecord:
 
 def test_a_line_is_one_json_object_that_names_the_model(model: str) -> None:
     line = json.loads(JsonFormatter().format(record("applied %s", "Job\nx")))
-    assert (line["model"], line["message"], line["level"]) == (model, "applied Job\nx", "INFO")
+    assert (line["model"], line["namespace"]) == (model, "team-a")
+    assert (line["message"], line["level"]) == ("applied Job\nx", "INFO")
 
 
 def test_outside_of_a_reconciliation_no_model_is_named() -> None:
