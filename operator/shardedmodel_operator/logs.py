@@ -25,9 +25,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line: time (RFC 3339, UTC), level, logger, message; where known, the model
-        (``namespace/name``) and its namespace.
-        """
+        """Give the line: time (RFC 3339, UTC), level, logger, message, model where known."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
