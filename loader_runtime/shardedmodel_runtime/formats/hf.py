@@ -81,7 +81,7 @@ def parse_config(data: bytes) -> ModelConfig:
         head_dim=number(MAX_WIDTH, "head_dim", "d_kv") or (hidden // heads if heads else 0),
         # Left out of config.json where it is the default of the model's class, mostly true; where
         # it is wrongly taken for true, a head of its own in the checkpoint says otherwise.
-        tie_word_embeddings={**text, **fields}.get("tie_word_embeddings", True) is not False,
+        tie_word_embeddings=_first(sources, "tie_word_embeddings") is not False,
         is_encoder_decoder=fields.get("is_encoder_decoder") is True,
         quantisation=next(filter(None, map(parse_quantisation, sources)), None),
     )
@@ -115,6 +115,10 @@ def _nested(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             further = inside.get("text_config")
             if isinstance(further, dict):
                 yield further
+
+
+def _first(sources: Iterable[Mapping[str, Any]], name: str) -> Any:
+    return next((source[name] for source in sources if name in source), None)
 
 
 def _single_key_value(fields: Mapping[str, Any]) -> int:
