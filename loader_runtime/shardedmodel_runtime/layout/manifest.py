@@ -197,7 +197,7 @@ class Manifest(Wire):
     created_by: Annotated[str, StringConstraints(max_length=128)] = ""
     source: ManifestSource
     parallelism: ManifestParallelism
-    dtype: Name = "keep"
+    dtype: Literal["keep", "bfloat16", "float16", "float32"] = "keep"
     plan_digest: Name
     block_bytes: int = Field(ge=4096, le=2**30)
     block_algorithm: Literal["xxh3-128"]

@@ -18,7 +18,7 @@ from shardedmodel_runtime.sharding.quantised import (
     refuse_unknown_packing,
     weight_of,
 )
-from shardedmodel_runtime.sharding.rules import Rule, RuleBook, idle_rules
+from shardedmodel_runtime.sharding.rules import VOCAB_MULTIPLE, Rule, RuleBook, idle_rules
 
 NAMES_SHOWN = 3
 """Names of tensors in a message."""
@@ -196,8 +196,12 @@ def check_rule(rule: Rule) -> None:
         raise refuse("has parts that are heads and parts that are numbers; use either")
     if rule.uneven not in ("refuse", "chunk"):
         raise refuse(f"has uneven {excerpt(rule.uneven)!r}; use refuse or chunk")
-    if rule.multiple < 1:
-        raise refuse(f"has multiple {rule.multiple}; use 1 or more")
+    if rule.uneven != "refuse" and strategy not in ("column", "row", "packed"):
+        raise refuse(f"has uneven, which is for column, row and packed, not {strategy}")
+    if rule.transposed and strategy not in ("column", "row", "packed", "heads"):
+        raise refuse(f"has transposed, which is for column, row, packed and heads, not {strategy}")
+    if rule.multiple < 1 or (rule.multiple != VOCAB_MULTIPLE and strategy != "vocab"):
+        raise refuse(f"has multiple {rule.multiple}; it is for vocab, and 1 or more")
 
 
 def leader_of(name: str) -> str | None:

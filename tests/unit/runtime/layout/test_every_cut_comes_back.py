@@ -45,6 +45,8 @@ def checkpoints(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any], list[R
     uneven: Literal["refuse", "chunk"] = draw(st.sampled_from(["refuse", "chunk"]))
     transposed = draw(st.booleans())
     inside = draw(st.sampled_from(["", "column", "row", "packed", "replicate"]))
+    is_cut = inside not in ("", "replicate")
+    rest: Literal["refuse", "chunk"] = "chunk" if is_cut else "refuse"
     config = {
         "model_type": "made-up",
         "hidden_size": hidden,
@@ -85,8 +87,8 @@ def checkpoints(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any], list[R
         Rule("*.gate_up.weight", "packed", uneven=uneven),
         Rule("*.thirds.weight", "packed", parts=(1, 2), uneven=uneven),
         Rule("*.down.weight", "row", transposed, uneven=uneven),
-        Rule("*.experts.all", "experts", inner=inside, transposed=transposed, uneven="chunk"),
-        Rule("*.experts.*.weight", "experts", inner=inside, uneven="chunk"),
+        Rule("*.experts.all", "experts", transposed and is_cut, inner=inside, uneven=rest),
+        Rule("*.experts.*.weight", "experts", inner=inside, uneven=rest),
         Rule("*norm.weight", "replicate"),
     ]
     first = draw(st.integers(0, len(DTYPES) - 1))

@@ -148,7 +148,10 @@ def test_a_cut_inside_a_byte_is_refused(
         (Rule("w", "heads", parts=("key", "value")), "heads takes one of"),
         (Rule("w", "heads", parts=(1,)), "heads takes one of"),
         (Rule("w", "column", uneven="maybe"), "uneven 'maybe'; use refuse or chunk"),  # type: ignore[arg-type]
-        (Rule("w", "vocab", multiple=0), "multiple 0; use 1 or more"),
+        (Rule("w", "heads", uneven="chunk"), "uneven, which is for column, row and packed"),
+        (Rule("w", "vocab", transposed=True), "transposed, which is for column, row, packed and"),
+        (Rule("w", "vocab", multiple=0), "multiple 0; it is for vocab, and 1 or more"),
+        (Rule("w", "column", multiple=8), "multiple 8; it is for vocab"),
     ],
 )
 def test_a_rule_that_cannot_be_meant_is_refused(rule: Rule, complaint: str) -> None:

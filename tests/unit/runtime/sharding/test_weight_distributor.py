@@ -19,7 +19,16 @@ from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.families import FAMILIES
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.sharding.rules import Rule
-from tests.builders_checkpoint import bert_config, bert_shapes, llama_config, llama_shapes
+from tests.builders_checkpoint import (
+    MOE_RULES,
+    bert_config,
+    bert_shapes,
+    llama_config,
+    llama_shapes,
+    moe_config,
+    moe_shapes,
+)
+from tests.builders_plan import manifest_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -136,6 +145,17 @@ def test_tensors_that_are_cut_alike_share_one_cut() -> None:
     assert first is last
     assert len(plan.kinds) == len(plan_llama(2).kinds)
     assert sum(plan.counts) == len(plan.cuts)
+
+
+def test_a_plan_grows_with_tensors_and_not_with_pieces() -> None:
+    config = moe_config(num_hidden_layers=8, experts=64)
+    degrees = Parallelism(4, 2, 8)
+    plan = WeightDistributor(degrees, MOE_RULES).plan(checkpoint(config, moe_shapes(config)))
+    smaller = moe_config(num_hidden_layers=4, experts=8)
+    shapes = moe_shapes(smaller)
+    few = WeightDistributor(degrees, MOE_RULES).plan(checkpoint(smaller, shapes))
+    assert len(plan.kinds) == len(few.kinds)
+    assert len(manifest_of(plan).to_bytes()) < 120 * len(plan.cuts) + 50_000
 
 
 @pytest.mark.parametrize(
