@@ -55,7 +55,7 @@ class StreamingWriter:
         self._lock = threading.Lock()
         self._digest_lock = threading.Lock()
         self._digest = ObjectDigest()
-        self._undigested: deque[tuple[int, bytearray]] = deque()
+        self._undigested: deque[tuple[int, bytearray, int]] = deque()
         self._stored = 0
 
     def write(self, data: memoryview) -> None:
@@ -72,14 +72,15 @@ class StreamingWriter:
         self._received += len(data)
         while data:
             if self._buffer is None:
-                self._buffer = self._uploads.take(self._next_part_size())
-            count = min(len(data), len(self._buffer) - self._filled)
+                # All of one size, also for a shorter last part: others would fragment memory.
+                self._buffer = self._uploads.take(self._target.part_bytes)
+            count = min(len(data), self._part_size() - self._filled)
             # numpy's copy, unlike a slice's, lets the threads that store parts go on meanwhile.
             into = np.frombuffer(self._buffer, np.uint8, count, self._filled)
             np.copyto(into, np.frombuffer(data, np.uint8, count))
             self._filled += count
             data = data[count:]
-            if self._filled == len(self._buffer):
+            if self._filled == self._part_size():
                 self._send(self._buffer)
 
     def require_all(self) -> None:
@@ -97,11 +98,11 @@ class StreamingWriter:
         """Drop the object unless it is published; nothing of it is under way any more."""
         self._target.abort()
 
-    def _next_part_size(self) -> int:
+    def _part_size(self) -> int:
         return min(self._target.part_bytes, self._size - self._parts * self._target.part_bytes)
 
     def _send(self, buffer: bytearray) -> None:
-        self._undigested.append((self._parts, buffer))
+        self._undigested.append((self._parts, buffer, self._filled))
         self._parts += 1
         self._buffer, self._filled = None, 0
         self._uploads.submit(self._store_next)
@@ -113,11 +114,10 @@ class StreamingWriter:
         order of the bytes, and storing has none.
         """
         with self._digest_lock:
-            index, buffer = self._undigested.popleft()
-            self._digest.update(buffer)
-        size = len(buffer)
+            index, buffer, size = self._undigested.popleft()
+            self._digest.update(memoryview(buffer)[:size])
         try:
-            self._target.write_part(index, buffer)
+            self._target.write_part(index, buffer if size == len(buffer) else buffer[:size])
         finally:
             self._uploads.pool.give(buffer)
         self._written(size)
