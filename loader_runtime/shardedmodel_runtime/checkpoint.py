@@ -38,6 +38,7 @@ from shardedmodel_runtime.formats.safetensors import (
     header_length,
     parse_header,
 )
+from shardedmodel_runtime.memory import collection_paused
 from shardedmodel_runtime.storage.base import ObjectInfo, ReadableStore, too_large
 from shardedmodel_runtime.storage.uri import join_uri
 
@@ -89,6 +90,7 @@ class CheckpointMetadata:
         return {item.key: item.digest for item in (*self.described, *self.objects)}
 
     @classmethod
+    @collection_paused()
     def read(cls, store: ReadableStore) -> CheckpointMetadata:
         """Read what there is to know from ``store``, whose root is the checkpoint's folder.
 

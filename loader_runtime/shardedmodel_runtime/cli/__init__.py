@@ -39,6 +39,7 @@ exit codes:
   6    the layout is missing or broken
   7    the group of ranks could not form
   130  interrupted
+  143  asked to end; trying again goes on where it was
 """
 
 

@@ -12,14 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from shardedmodel_runtime.errors import LayoutError, NotFound, excerpt
 from shardedmodel_runtime.layout.manifest import MANIFEST_BYTES_LIMIT, Manifest
-from shardedmodel_runtime.naming import MANIFEST_KEY
+from shardedmodel_runtime.naming import MANIFEST_KEY, SOURCE_FOLDER
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.uri import join_uri
 
 DELETED_KEY = "manifest.deleted.json"
 """What the manifest said, while its objects are being deleted."""
-SOURCE_FOLDER = "source/"
-"""Folder of the checkpoint's small files, where a layout keeps them."""
 DELETE_THREADS = 8
 """Deletions side by side: a store answers each in some milliseconds."""
 
@@ -70,7 +68,7 @@ def _require_own_folder(store: ObjectStore, manifest: Manifest) -> None:
 def _found(store: ObjectStore, manifest: Manifest) -> Iterator[str]:
     """Keys of what lies beside the objects: records of a Job that was killed, small files."""
     folders = {item.key.rpartition("/")[0] + "/" for item in manifest.objects if "/" in item.key}
-    for folder in sorted(folders | {SOURCE_FOLDER}):
+    for folder in sorted(folders | {f"{SOURCE_FOLDER}/"}):
         try:
             found = store.list(folder)
         except NotFound:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.errors import InvalidSharding, UnsupportedArchitecture, excerpt
 from shardedmodel_runtime.formats.dtypes import CASTS
+from shardedmodel_runtime.memory import collection_paused
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cutter import INNER_STRATEGIES, STRATEGIES, CheckpointCutter
 from shardedmodel_runtime.sharding.families import FAMILIES
@@ -60,6 +61,7 @@ class WeightDistributor:
         self.dtype = dtype
         self.allow_unmatched = allow_unmatched
 
+    @collection_paused()
     def plan(self, metadata: CheckpointMetadata) -> ShardingPlan:
         """Cut every tensor of ``metadata``; reads nothing but what it holds.
 

@@ -1,6 +1,6 @@
 """What is wrong with a source, a rule or a store: one named error each, and nothing published.
 
-The table in ``docs/runtime.md`` says the same, and is held against what happens here.
+The table in ``docs/commands.md`` says the same, and is held against what happens here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from shardedmodel_runtime.cli import main
+from shardedmodel_runtime.cli import COMMANDS, EXIT_CODES, main
+from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.errors import (
     CheckpointError,
     ConfigurationError,
@@ -32,10 +33,12 @@ from shardedmodel_runtime.errors import (
 from shardedmodel_runtime.formats.hf import INDEX_KEY
 from shardedmodel_runtime.formats.safetensors import MAX_HEADER_BYTES
 from shardedmodel_runtime.naming import MANIFEST_KEY
+from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.storage.local import LocalStore, LocalWriter
 from tests.builders_layout import make_checkpoint
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "runtime.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "commands.md"
 
 Spoil = Callable[[Path, pytest.MonkeyPatch], list[str]]
 """Spoils a good checkpoint; gives further arguments of ``shardedmodel shard``."""
@@ -214,6 +217,13 @@ CASES: dict[str, tuple[Spoil, type[ShardedModelError]]] = {
         configuration(model_type="unheard-of"),
         UnsupportedArchitecture,
     ),
+    "most of a checkpoint without a rule": (
+        lambda folder, monkeypatch: [
+            *configuration(model_type="unheard-of")(folder, monkeypatch),
+            *rules({"match": "model.norm.weight", "strategy": "replicate"})(folder, monkeypatch),
+        ],
+        InvalidSharding,
+    ),
     "a rule that matches nothing": (
         rules({"match": "nothing", "strategy": "column"}),
         InvalidSharding,
@@ -248,6 +258,28 @@ def test_bad_input_is_one_named_error_and_nothing_is_published(
     assert main(command) == error.exit_code
     assert capsys.readouterr().err.startswith(f"error: {error.__name__}: ")
     assert not list(tmp_path.glob(f"shards/*/{MANIFEST_KEY}"))
+
+
+def test_the_document_and_the_help_have_the_same_exit_codes() -> None:
+    listed = re.findall(r"^\| (\d+) \| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert listed == re.findall(r"^  (\d+) +(.+)$", EXIT_CODES, re.MULTILINE)
+    errors = {error.exit_code for error in every_error(ShardedModelError)}
+    assert errors <= {int(code) for code, _ in listed}
+
+
+def every_error(base: type[ShardedModelError]) -> list[type[ShardedModelError]]:
+    return [base, *(error for each in base.__subclasses__() for error in every_error(each))]
+
+
+def test_the_document_names_every_command() -> None:
+    rows = re.findall(r"^\| `([a-z-]+) .*?` \|", DOCUMENT.read_text(), re.MULTILINE)
+    assert rows == list(COMMANDS)
+
+
+def test_the_rules_of_the_document_can_be_meant(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (tmp_path / "rules.yaml").write_text(text)
+    WeightDistributor(Parallelism(2), parse_rules(str(tmp_path / "rules.yaml")))
 
 
 def test_the_document_lists_what_happens() -> None:
