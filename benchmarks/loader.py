@@ -32,8 +32,8 @@ from tests.s3server import S3Server
 
 THREAD_COUNTS = (1, 2, 4, 8)
 """Of which the raw limit takes the best, found beforehand for each server."""
-_ONE_SERVER = ("ours", "ours, unverified", "boto3", "obstore", "raw")
-_S3 = (*_ONE_SERVER, "runai-model-streamer", "s3torchconnector")
+_ONE_SERVER = ("ours", "boto3", "obstore", "raw")
+_S3 = (*_ONE_SERVER, "ours, unverified", "runai-model-streamer", "s3torchconnector")
 _FILES = (
     *("ours", "ours, unverified", "preadv"),
     *("runai-model-streamer", "safetensors", "fastsafetensors"),

@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
-from shardedmodel_runtime.storage import s3
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
@@ -108,12 +106,12 @@ class Bench:
 
     def store(self) -> S3Store:
         """Open the layout as a loader does, but with little patience."""
-        with patch.object(s3, "READ_TIMEOUT_SECONDS", READ_TIMEOUT_SECONDS):
-            return S3Store(
-                parse_uri(self.uri),
-                StoreOptions(self.proxy.endpoint_url, credentials=self._credentials),
-                RetryPolicy(base_seconds=0.002, max_seconds=0.01),
-            )
+        return S3Store(
+            parse_uri(self.uri),
+            StoreOptions(self.proxy.endpoint_url, credentials=self._credentials),
+            RetryPolicy(base_seconds=0.002, max_seconds=0.01),
+            READ_TIMEOUT_SECONDS,
+        )
 
     def load(self, plan: Plan, rank: int) -> str:
         """Load one rank under faults.

@@ -31,7 +31,14 @@ from shardedmodel_runtime.rank.membership import Membership
 from shardedmodel_runtime.rank.options import JOIN_TIMEOUT_SECONDS, Backend, Place
 from shardedmodel_runtime.rank.roster import make_beat
 from shardedmodel_runtime.rank.status import RankStatus
-from shardedmodel_runtime.rank.store import LOOPBACK, DistError, Store, connect, host
+from shardedmodel_runtime.rank.store import (
+    LOOPBACK,
+    DistError,
+    Store,
+    connect,
+    host,
+    reach,
+)
 from shardedmodel_runtime.report import GroupReport, RankReport
 
 FORM_ATTEMPTS = 5
@@ -143,11 +150,12 @@ class ModelDistributor:
         while self._formed_at is None or self._formed_at != self._membership.incarnation:
             incarnation = self._membership.wait_joined()
             try:
-                store = self._await_peers(incarnation)
-                group.form(self._member, store, incarnation, self._backend, self._loader.device)
+                self._form_at(incarnation)
             except group.GroupChanged:
                 continue
             except group.FormingFailed as error:
+                if self._membership.incarnation != incarnation:
+                    continue  # a peer that had arrived was replaced
                 failures += 1
                 if failures == FORM_ATTEMPTS:
                     raise GroupError(error.message) from error
@@ -230,8 +238,16 @@ class ModelDistributor:
         metadata.broadcast(self._server, manifest.to_bytes())
         return manifest
 
-    def _await_peers(self, incarnation: int) -> Store:
-        store = self._connect()
+    def _form_at(self, incarnation: int) -> None:
+        with (
+            reach(self._address, self._timeout, self._stopping) as connection,
+            self._membership.ending_when_over(incarnation, connection.end),
+        ):
+            store = connection.store
+            self._await_peers(store, incarnation)
+            group.form(self._member, store, incarnation, self._backend, self._loader.device)
+
+    def _await_peers(self, store: Store, incarnation: int) -> None:
         group.await_all(
             self._member,
             store,
@@ -245,7 +261,6 @@ class ModelDistributor:
             self._membership.hear_arrivals(store, incarnation)
         except DistError as error:
             raise group.GroupChanged from error
-        return store
 
     def _connect(self) -> Store:
         return connect(self._address, self._timeout, self._stopping)

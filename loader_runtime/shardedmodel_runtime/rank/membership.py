@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from shardedmodel_runtime.errors import GroupError, excerpt
 from shardedmodel_runtime.rank.group import name_ranks
@@ -116,6 +117,22 @@ class Membership:
         """Wait until the group has left ``incarnation``, or the rank cannot follow it."""
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._incarnation != incarnation)
+
+    @contextmanager
+    def ending_when_over(self, incarnation: int, end: Callable[[], None]) -> Iterator[None]:
+        """Call ``end`` when the group leaves ``incarnation`` within a block of code."""
+        done = threading.Event()
+
+        def watch() -> None:
+            self.wait_over(incarnation)
+            if not done.is_set():
+                end()
+
+        threading.Thread(target=watch, name="forming", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def hear_arrivals(self, store: Store, incarnation: int) -> None:
         """Take what ranks said when they arrived at ``incarnation``; on rank 0 alone."""

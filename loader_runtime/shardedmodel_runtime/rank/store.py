@@ -14,9 +14,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
+from typing import Self
 
 from torch.distributed import (  # type: ignore[attr-defined]
     DistError,
@@ -27,7 +30,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 
 from shardedmodel_runtime.errors import GroupError, excerpt
 
-__all__ = ["Address", "DistError", "PrefixStore", "Store", "connect", "host"]
+__all__ = ["Address", "Connection", "DistError", "PrefixStore", "Store", "connect", "host", "reach"]
 
 CALL_TIMEOUT = timedelta(seconds=5)
 """Of one call, and of each answer within it: the store answers from memory, so this covers a busy
@@ -40,6 +43,9 @@ LOOPBACK = "127.0.0.1"
 """How rank 0 reaches its own store: its name in DNS may appear later than it does."""
 
 Address = tuple[str, int]
+
+_opening = threading.Lock()
+"""Held while a client is made, so that the connection that appears is known to be its own."""
 
 
 def host(port: int) -> Store:
@@ -56,7 +62,38 @@ def host(port: int) -> Store:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client of the store, and its connection, which another thread may end."""
+
+    store: Store
+    sockets: list[socket.socket]
+
+    def end(self) -> None:
+        """End its calls, the one under way too: torch's calls cannot be interrupted otherwise."""
+        _shut_down(self.sockets)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give up the means to end it; the client goes on."""
+        for connection in self.sockets:
+            connection.close()
+
+
 def connect(address: Address, timeout_seconds: float, stopping: threading.Event) -> Store:
+    """Connect to the store as soon as somebody serves it; see ``reach``."""
+    with reach(address, timeout_seconds, stopping) as connection:
+        return connection.store
+
+
+def reach(address: Address, timeout_seconds: float, stopping: threading.Event) -> Connection:
     """Connect to the store as soon as somebody serves it.
 
     Args:
@@ -80,25 +117,34 @@ def connect(address: Address, timeout_seconds: float, stopping: threading.Event)
                 ) from error
 
 
-def _open(address: Address) -> Store:
+def _open(address: Address) -> Connection:
     """Make a client whose calls end by themselves.
 
     Raises:
         DistError: the store did not answer in time.
     """
-    with _ending_when_late(address):
-        store = TCPStore(*address, None, False, CALL_TIMEOUT, wait_for_workers=False)
+    with _opening:
+        before = {connection.getsockname() for connection in _connections(address)}
+        with _ending_when_late(address):
+            store = TCPStore(*address, None, False, CALL_TIMEOUT, wait_for_workers=False)
+        own = [
+            connection.dup()
+            for connection in _connections(address)
+            if connection.getsockname() not in before
+        ]
     timeval = struct.pack("ll", int(CALL_TIMEOUT.total_seconds()), 0)  # socket(7)
-    for connection in _connections(address):
+    for connection in own:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             connection.setsockopt(socket.SOL_SOCKET, option, timeval)
-    return store
+    return Connection(store, own)
 
 
 @contextmanager
 def _ending_when_late(address: Address) -> Iterator[None]:
     """End this process's connections to the store when a block of code takes too long."""
-    watchdog = threading.Timer(CALL_TIMEOUT.total_seconds(), _shut_down, (address,))
+    watchdog = threading.Timer(
+        CALL_TIMEOUT.total_seconds(), lambda: _shut_down(_connections(address))
+    )
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -107,8 +153,8 @@ def _ending_when_late(address: Address) -> Iterator[None]:
         watchdog.cancel()
 
 
-def _shut_down(address: Address) -> None:
-    for connection in _connections(address):
+def _shut_down(connections: Iterable[socket.socket]) -> None:
+    for connection in connections:
         with suppress(OSError):  # it may have ended meanwhile
             connection.shutdown(socket.SHUT_RDWR)
 

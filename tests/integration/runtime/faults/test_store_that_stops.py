@@ -18,8 +18,8 @@ import pytest
 
 from shardedmodel_runtime.errors import GroupError
 from shardedmodel_runtime.rank import store as store_module
-from shardedmodel_runtime.rank.store import DistError, Store, connect
-from tests.builders_pods import free_port
+from shardedmodel_runtime.rank.store import DistError, Store, connect, reach
+from tests.builders_pods import eventually, free_port
 
 pytestmark = pytest.mark.integration
 
@@ -47,6 +47,8 @@ class RemoteStore:
     def stop_answering(self) -> None:
         """Stop the process, and leave its connections open."""
         os.kill(self._process.pid, signal.SIGSTOP)
+        state = Path(f"/proc/{self._process.pid}/stat")
+        eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "stopped")
 
     def go_on(self) -> None:
         """Let the process go on."""
@@ -123,3 +125,12 @@ def test_waiting_for_a_key_takes_its_own_time_and_not_that_of_an_answer(
     store.wait(["late"], timedelta(seconds=20))
     assert store.get("late") == b"value"
     later.join()
+
+
+def test_a_wait_under_way_is_ended_from_another_thread(remote: RemoteStore) -> None:
+    long = timedelta(seconds=10 * PATIENCE_SECONDS)
+    with reach(("127.0.0.1", remote.port), 5, threading.Event()) as connection:
+        threading.Timer(0.5, connection.end).start()
+        error = error_of(lambda: connection.store.wait(["never"], long))
+    assert isinstance(error, DistError)
+    assert remote.connect().check(["never"]) is False  # others go on
