@@ -36,7 +36,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "operator.rules" -}}
 - apiGroups: [shardedmodel.dev]
   resources: [shardedmodels]
-  verbs: [list, watch]
+  verbs: [list, watch, patch]
 - apiGroups: [shardedmodel.dev]
   resources: [shardedmodels/status]
   verbs: [patch]

@@ -27,7 +27,7 @@ def may(kubeconfig: Path, verb: str, resource: str) -> bool:
         ("create", "pods"),
         ("create", "pods/exec"),
         ("get", "pods/log"),
-        ("patch", "shardedmodels.shardedmodel.dev"),
+        ("create", "shardedmodels.shardedmodel.dev"),
         ("delete", "shardedmodels.shardedmodel.dev"),
         ("get", "configmaps"),
         ("list", "namespaces"),
