@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shardedmodel_operator.api.problem import Problem
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.api.status import ShardedModelStatus
-from shardedmodel_operator.api.validation import Problem, parse_spec, semantic_problems
+from shardedmodel_operator.api.validation import parse_spec, semantic_problems
 from shardedmodel_runtime.naming import request_hash
 
 GROUP = "shardedmodel.dev"

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from shardedmodel_operator.api.base import (
-    INT32_MAX,
     MAX_URI,
     ApiModel,
     LongText,
@@ -20,6 +19,7 @@ from shardedmodel_operator.api.base import (
     cel,
     validations,
 )
+from shardedmodel_operator.api.sharding import Sharding
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
 
 URI_PATTERN = r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/.*)?|file:///.+)$"
@@ -28,8 +28,6 @@ URI_HINT = "is not an address that can be opened; use s3://bucket/prefix or file
 ENDPOINT_PATTERN = r"^https?://[^/@]+(/[^@]*)?$"
 """URLs of S3 servers. No ``user:password@``: a spec is readable by more people than a Secret."""
 ENDPOINT_HINT = "is not a URL without credentials; use http://host:port or https://host"
-MAX_RULES = 256
-"""Rules of one model: families have some twenty; the bound keeps Job arguments and CEL small."""
 MAX_SECONDS = 7 * 24 * 3600
 """Longest time that a spec may ask for: a week is beyond any load, and a bound keeps typing errors
 in milliseconds from passing."""
@@ -37,8 +35,6 @@ MAX_REPLICAS = 1024
 """Groups of one model: each is a StatefulSet, and above this a model wants several resources."""
 MAX_RANKS = 1024
 """Ranks of one group: as many as its report may list (``GroupReport.ranks``)."""
-MAX_SHARD_WORKERS = 64
-"""Pods that share a pre-shard Job: a store's bandwidth is used up by fewer."""
 RANKS_HINT = f"tensor x pipeline x expert must be at most {MAX_RANKS} ranks"
 
 
@@ -68,21 +64,6 @@ Quantity = Annotated[
     int | Annotated[str, StringConstraints(max_length=64, pattern=QUANTITY_PATTERN)],
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
-Strategy = Literal["column", "row", "heads", "vocab", "packed", "experts", "replicate"]
-"""The runtime's strategies (``sharding.distributor``), of which a test holds this a copy."""
-Part = Annotated[
-    Annotated[int, Field(ge=1, le=INT32_MAX)]
-    | Annotated[str, StringConstraints(max_length=8, pattern=r"^(query|key|value|group)$")],
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
-]
-"""One of the tensors that are packed into one: attention heads by name, or a relative size."""
-RULE_FIELDS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
-    ("parts", "size(self.parts) == 0", ("packed", "heads", "experts"), "packed, heads or experts"),
-    ("inner", "self.inner == ''", ("experts",), "experts"),
-    ("multiple", "self.multiple == 64", ("vocab",), "vocab"),
-)
-"""Fields of a rule that mean something to some strategies alone: what leaves them at their default
-in CEL, the strategies, and their names for people."""
 
 
 class SecretReference(ApiModel):
@@ -151,67 +132,6 @@ class ParallelismSpec(ApiModel):
         return Parallelism(tensor=self.tensor, pipeline=self.pipeline, expert=self.expert)
 
 
-class ShardingRule(ApiModel):
-    """How the tensors that a pattern matches are cut."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                cel(
-                    f"!has(self.{field}) || {unset} || self.strategy in {list(strategies)}",
-                    f"{field} is for the strategy {names} alone",
-                )
-                for field, unset, strategies, names in RULE_FIELDS
-            ]
-        }
-    )
-
-    match: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    """Shell-style pattern of tensor names, such as `*.q_proj.weight`."""
-    strategy: Strategy
-    """How a matching tensor is cut. column: output features (dimension 0, a bias with them); row:
-    input features (the last dimension, a bias stays whole); heads: as column, whole attention heads
-    to a rank; vocab: dimension 0, padded to fit; packed: several tensors in one, each cut by
-    itself; experts: whole experts to an expert rank; replicate: whole on every rank."""
-    transposed: bool = False
-    """Whether the weight lies as (input, output), as GPT-2's does: column cuts its last dimension,
-    row the one before it."""
-    parts: Annotated[list[Part], Field(max_length=16)] = []
-    """Of packed: the tensors that lie one after the other, `query`, `key`, `value` and `group`
-    (attention heads) or whole numbers (relative sizes). Empty: two equal halves."""
-    inner: Literal["", "column", "row", "packed", "replicate"] = ""
-    """Of experts: how each expert is cut over the tensor ranks; empty: not at all."""
-    uneven: Literal["refuse", "chunk"] = "refuse"
-    """What becomes of a dimension that the ranks do not divide: refuse it, or cut it as
-    `torch.chunk` does, the last ranks getting less."""
-    multiple: Annotated[int, Field(ge=1, le=65536)] = 64
-    """Of vocab: the padded size is a multiple of it."""
-
-    def to_rule(self) -> dict[str, Any]:
-        """The rule as the runtime takes it, fields at their default left out.
-
-        So a release that adds a field names the same requests as before.
-        """
-        required = {"match": self.match, "strategy": self.strategy}
-        return required | self.model_dump(mode="json", exclude_defaults=True)
-
-
-class Sharding(ApiModel):
-    """How tensors are cut; needed only where the built-in plan is not right."""
-
-    rules: Annotated[list[ShardingRule], Field(max_length=MAX_RULES)] = []
-    """Rules that go before the built-in ones; the first that matches a tensor wins."""
-    dtype: Literal["keep", "bfloat16", "float16", "float32"] = "keep"
-    """Element type of the shards: `keep` leaves each tensor's own; the others cast floating point
-    weights on the way."""
-    allow_unmatched: bool = False
-    """Cut a checkpoint also when no rule matches more than half of its bytes, which are then whole
-    on every rank."""
-    workers: Annotated[int, Field(ge=1, le=MAX_SHARD_WORKERS)] = 1
-    """Pods of the pre-shard Job that share the work; above 1 it is an Indexed Job (Kubernetes 1.24
-    and later)."""
-
-
 class Resources(ApiModel):
     """Compute resources of the rank container, as in a pod."""
 
@@ -235,6 +155,15 @@ class Workers(ApiModel):
     resources: Resources = Resources()
     """Compute resources of the rank container. `nvidia.com/gpu` is added unless the backend is
     gloo or a GPU resource is named here."""
+    exclusive_topology: Annotated[
+        str,
+        StringConstraints(
+            max_length=317,
+            pattern=r"^$|^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        ),
+    ] = ""
+    """Label of nodes, such as `topology.kubernetes.io/rack`: all ranks of a group run where its
+    value is the same, and no ranks of other groups or models of the namespace with them."""
     entrypoint: Annotated[
         str,
         StringConstraints(

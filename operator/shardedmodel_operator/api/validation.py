@@ -8,49 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from shardedmodel_operator.api.problem import Problem
+from shardedmodel_operator.api.sharding import RULE_FIELDS
 from shardedmodel_operator.api.spec import (
     ENDPOINT_HINT,
     MAX_RANKS,
     RANKS_HINT,
-    RULE_FIELDS,
     URI_HINT,
     ShardedModelSpec,
     known_address,
     known_endpoint,
 )
+from shardedmodel_operator.api.template import template_problems
 from shardedmodel_runtime.errors import excerpt
 
 NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
 """DNS-1035 label: the model's Service bears the model's name, and its pods carry it as a label."""
 NAME_HINT = "cannot name a Service; use at most 63 of a-z, 0-9 and '-', beginning with a letter"
-RESERVED_PREFIX = "shardedmodel.dev/"
-"""Label keys under it are the operator's own: it finds its objects by them."""
 MAX_SHOWN = 10
 """Problems told in one message; more than that is another file altogether."""
-
-
-CONTAINER_LISTS: Mapping[str, tuple[str, type]] = {
-    "env": ("name", str),
-    "volumeMounts": ("mountPath", str),
-    "ports": ("containerPort", int),
-}
-"""Lists of a container that are merged, by the field that names their items (PodSpec)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with a spec: the field's path, and the value and what to do."""
-
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
 
 
 def describe(problems: tuple[Problem, ...]) -> str:
@@ -87,7 +67,7 @@ def semantic_problems(name: str, spec: ShardedModelSpec) -> list[Problem]:
         *_addresses(spec),
         *_parallelism(spec),
         *_rules(spec),
-        *_template(spec.workers.template),
+        *template_problems(spec.workers),
     ]
 
 
@@ -132,52 +112,3 @@ def _rules(spec: ShardedModelSpec) -> Iterator[Problem]:
             if value != type(rule).model_fields[field].default and rule.strategy not in strategies:
                 path = f"spec.sharding.rules[{index}].{field}"
                 yield Problem(path, f"{value!r} is for the strategy {names} alone; remove it")
-
-
-def _template(template: Mapping[str, Any]) -> Iterator[Problem]:
-    path = "spec.workers.template"
-    for key in sorted(template.keys() - {"metadata", "spec"}):
-        yield Problem(f"{path}.{key}", "is not part of a pod template; use metadata or spec")
-    for section in ("metadata", "spec"):
-        if not isinstance(template.get(section, {}), dict):
-            yield Problem(f"{path}.{section}", "is not an object")
-            return
-    yield from _metadata(f"{path}.metadata", template.get("metadata", {}))
-    yield from _named_lists(f"{path}.spec", template.get("spec", {}))
-
-
-def _metadata(path: str, metadata: Mapping[str, Any]) -> Iterator[Problem]:
-    for key in sorted(metadata.keys() - {"labels", "annotations"}):
-        yield Problem(f"{path}.{key}", "cannot be overridden; labels and annotations can")
-    for section in ("labels", "annotations"):
-        if not isinstance(metadata.get(section, {}), dict):
-            yield Problem(f"{path}.{section}", "is not an object")
-            return
-    for key in sorted(metadata.get("labels", {})):
-        if key.startswith(RESERVED_PREFIX):
-            yield Problem(f"{path}.labels[{key}]", f"{RESERVED_PREFIX} is the operator's own")
-
-
-def _named_lists(path: str, spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Lists that are merged by name need names; without one an override would go nowhere."""
-    for field in ("containers", "initContainers", "volumes"):
-        items = spec.get(field, [])
-        if not isinstance(items, list):
-            yield Problem(f"{path}.{field}", "is not a list")
-            continue
-        for index, item in enumerate(items):
-            if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-                yield Problem(f"{path}.{field}[{index}].name", "is required")
-            elif field != "volumes":
-                yield from _container_lists(f"{path}.{field}[{index}]", item)
-
-
-def _container_lists(path: str, container: Mapping[str, Any]) -> Iterator[Problem]:
-    for field, (key, kind) in CONTAINER_LISTS.items():
-        items = container.get(field, [])
-        if not isinstance(items, list):
-            yield Problem(f"{path}.{field}", "is not a list")
-            continue
-        for index, item in enumerate(items):
-            if not isinstance(item, dict) or not isinstance(item.get(key), kind):
-                yield Problem(f"{path}.{field}[{index}].{key}", "is required")

@@ -12,6 +12,7 @@ from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.job import owner_reference
 from shardedmodel_operator.planning.names import group_name
 from shardedmodel_operator.planning.observed import RANK_CONTAINER
+from shardedmodel_operator.planning.placement import exclusive_affinity
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.template import (
     credentials,
@@ -151,10 +152,17 @@ def stateful_set(
             "updateStrategy": {"type": "OnDelete"},
             "selector": {"matchLabels": selector},
             "template": pod_template(
-                own_labels, _pod_spec(spec, layout, name, settings), spec.workers.template
+                own_labels,
+                _pod_spec(spec, layout, name, settings)
+                | _affinity(model, spec.workers.exclusive_topology, revision, group),
+                spec.workers.template,
             ),
         },
     }
+
+
+def _affinity(model: ShardedModel, key: str, revision: str, group: int) -> dict[str, Any]:
+    return {"affinity": exclusive_affinity(model.name, revision, group, key)} if key else {}
 
 
 def _pod_spec(

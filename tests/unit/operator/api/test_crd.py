@@ -11,7 +11,7 @@ from kubernetes_validate import validate  # type: ignore[import-untyped]
 
 from shardedmodel_operator.api import crd, reference
 from shardedmodel_operator.api.resource import ShardedModel
-from shardedmodel_operator.api.spec import Strategy
+from shardedmodel_operator.api.sharding import Strategy
 from shardedmodel_runtime.sharding.cutter import STRATEGIES
 from tests.builders_operator import ModelBuilder, failure, group_report, summary
 from tests.simulated_cluster import SimulatedCluster

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from shardedmodel_operator.api.problem import Problem
 from shardedmodel_operator.api.resource import ShardedModel, read_status
 from shardedmodel_operator.api.status import ShardedModelStatus
-from shardedmodel_operator.api.validation import MAX_SHOWN, Problem, describe
+from shardedmodel_operator.api.validation import MAX_SHOWN, describe
 from tests.builders_operator import ModelBuilder
 
 
@@ -24,6 +25,11 @@ def with_source(**fields: Any) -> ModelBuilder:
 
 def with_template(template: dict[str, Any]) -> ModelBuilder:
     return ModelBuilder().with_workers(template=template)
+
+
+def with_rank(**fields: Any) -> ModelBuilder:
+    """Override fields of the rank container."""
+    return with_template({"spec": {"containers": [{"name": "rank", **fields}]}})
 
 
 def with_rule(**fields: Any) -> ModelBuilder:
@@ -134,6 +140,74 @@ CASES: list[tuple[str, ModelBuilder, str]] = [
         "spec.workers.template.metadata.labels: is not an object",
     ),
     (
+        "command of ranks",
+        with_rank(command=["sh"]),
+        "spec.workers.template.spec.containers[0].command: is the operator's; use "
+        "spec.workers.entrypoint",
+    ),
+    (
+        "arguments of ranks",
+        with_rank(args=[]),
+        "spec.workers.template.spec.containers[0].args: is the operator's",
+    ),
+    (
+        "image of ranks",
+        with_rank(image="mine:1"),
+        "spec.workers.template.spec.containers[0].image: would not reach the pre-shard Job; use "
+        "spec.workers.image",
+    ),
+    (
+        "place of last words",
+        with_rank(terminationMessagePath="/x"),
+        "spec.workers.template.spec.containers[0].terminationMessagePath: is where",
+    ),
+    (
+        "place of a rank",
+        with_rank(env=[{"name": "A", "value": "1"}, {"name": "MASTER_ADDR", "value": "x"}]),
+        "spec.workers.template.spec.containers[0].env[1].name: MASTER_ADDR is how a rank knows its "
+        "place; remove it",
+    ),
+    (
+        "port of the rendezvous",
+        with_rank(ports=[{"containerPort": 29500, "name": "mine"}]),
+        "spec.workers.template.spec.containers[0].ports[0].containerPort: 29500 is the operator's "
+        "own; use another",
+    ),
+    (
+        "name of the host",
+        with_template({"spec": {"subdomain": "x"}}),
+        "spec.workers.template.spec.subdomain: ranks find each other by the names of their pods",
+    ),
+    (
+        "restarts",
+        with_template({"spec": {"restartPolicy": "Never"}}),
+        "spec.workers.template.spec.restartPolicy: ranks are always restarted",
+    ),
+    (
+        "network of the host without its names",
+        with_template({"spec": {"hostNetwork": True}}),
+        "spec.workers.template.spec.hostNetwork: ranks would not find rank 0 by its name; set "
+        "dnsPolicy: ClusterFirstWithHostNet",
+    ),
+    (
+        "directive of kubectl",
+        with_template({"spec": {"volumes": [{"name": "tmp", "$patch": "delete"}]}}),
+        "spec.workers.template.spec.volumes[0].$patch: is not known; null removes a field",
+    ),
+    (
+        "two affinities",
+        with_template({"spec": {"affinity": {"podAffinity": {}}}}).with_workers(
+            exclusiveTopology="topology.kubernetes.io/rack"
+        ),
+        "spec.workers.template.spec.affinity.podAffinity: is what spec.workers.exclusiveTopology "
+        "sets; use one of them",
+    ),
+    (
+        "topology that is no label",
+        ModelBuilder().with_workers(exclusiveTopology="a b"),
+        "spec.workers.exclusiveTopology: 'a b' String should match pattern",
+    ),
+    (
         "container without a name",
         with_template({"spec": {"containers": [{"image": "x"}]}}),
         "spec.workers.template.spec.containers[0].name: is required",
@@ -195,6 +269,21 @@ def test_addresses_that_can_be_opened_are_accepted(uri: str) -> None:
 )
 def test_every_field_of_a_rule_has_its_strategy(rule: dict[str, Any]) -> None:
     assert problems(with_rule(**rule)) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"},
+        {"containers": [{"name": "sidecar", "image": "x", "command": ["sh"]}]},
+        {"volumes": [{"name": "shm", "emptyDir": {"sizeLimit": "8Gi"}}]},
+        {"schedulerName": "volcano", "priorityClassName": "high", "runtimeClassName": "nvidia"},
+        {"affinity": {"nodeAffinity": {}}, "topologySpreadConstraints": []},
+    ],
+)
+def test_what_does_not_break_ranks_is_the_users_to_say(spec: dict[str, Any]) -> None:
+    builder = with_template({"spec": spec}).with_workers(exclusiveTopology="rack")
+    assert problems(builder) == []
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -311,6 +311,68 @@ def test_shared_memory_is_a_bounded_memory_volume() -> None:
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": str(1024**3)}
 
 
+def test_the_size_of_shared_memory_can_be_overridden() -> None:
+    template = {"spec": {"volumes": [{"name": "shm", "emptyDir": {"sizeLimit": "8Gi"}}]}}
+    volumes = {
+        v["name"]: v
+        for v in pod_spec(a_set(ModelBuilder().with_workers(template=template)))["volumes"]
+    }
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+
+
+RACK = "topology.kubernetes.io/rack"
+
+
+def rack_of(name: str, revision: str, group: int) -> dict[str, str]:
+    return labels.common(name, labels.ROLE_RANK) | labels.group_selector(name, revision, group)
+
+
+def selects(selector: dict[str, Any], found: dict[str, str]) -> bool:
+    """Whether a label selector matches, as the scheduler decides it."""
+    same = all(found.get(key) == value for key, value in selector["matchLabels"].items())
+    differs = (found.get(e["key"]) not in e["values"] for e in selector.get("matchExpressions", []))
+    return same and all(differs)
+
+
+@pytest.mark.parametrize(
+    ("other", "together"),
+    [
+        (rack_of("tiny", REVISION, 0), True),
+        (rack_of("tiny", REVISION, 1), False),
+        (rack_of("tiny", "another", 0), False),
+        (rack_of("large", REVISION, 0), False),
+    ],
+    ids=["own group", "other group", "other revision", "other model"],
+)
+def test_an_exclusive_topology_holds_one_group_and_no_other(
+    other: dict[str, str], together: bool
+) -> None:
+    manifest = a_set(ModelBuilder().with_workers(exclusiveTopology=RACK))
+    validate(manifest, "1.25", strict=True)
+    affinity = pod_spec(manifest)["affinity"]
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    (near,), far = (affinity[kind][required] for kind in ("podAffinity", "podAntiAffinity"))
+    assert {term["topologyKey"] for term in (near, *far)} == {RACK}
+    assert selects(near["labelSelector"], other) == together
+    assert any(selects(term["labelSelector"], other) for term in far) != together
+
+
+def test_pods_that_are_no_ranks_share_an_exclusive_topology() -> None:
+    affinity = pod_spec(a_set(ModelBuilder().with_workers(exclusiveTopology=RACK)))["affinity"]
+    terms = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert not any(selects(term["labelSelector"], {"app": "web"}) for term in terms)
+
+
+def test_a_users_node_affinity_stays_beside_an_exclusive_topology() -> None:
+    template = {"spec": {"affinity": {"nodeAffinity": {}}}}
+    builder = ModelBuilder().with_workers(exclusiveTopology=RACK, template=template)
+    assert set(pod_spec(a_set(builder))["affinity"]) == {
+        "nodeAffinity",
+        "podAffinity",
+        "podAntiAffinity",
+    }
+
+
 def test_overrides_are_merged_by_name() -> None:
     manifest = a_set(ModelBuilder().with_workers(template=RICH))
     assert pod_spec(manifest)["runtimeClassName"] == "nvidia"
@@ -353,7 +415,7 @@ def test_an_image_of_the_users_takes_the_place_of_the_default(manifest_of: Any) 
         ModelBuilder().with_workers(gpusPerPod=2),
         ModelBuilder().with_workers(backend="nccl"),
         ModelBuilder().with_workers(entrypoint="a:b"),
-        ModelBuilder().with_workers(template={"spec": {"hostNetwork": True}}),
+        ModelBuilder().with_workers(template={"spec": {"hostPID": True}}),
         ModelBuilder().with_workers(resources={"limits": {"memory": "1Gi"}}),
         ModelBuilder().with_spec(storage={"uri": "s3://elsewhere"}),
     ],
