@@ -66,20 +66,25 @@ def release(request: pytest.FixtureRequest, admin: Admin, tmp_path: Path) -> Ite
 
 def live(admin: Admin, kubelet: PaperKubelet) -> None:
     """Lead a model through all that happens to one, on all paths that make or delete something."""
-    admin.apply_model("minilm")
+    # Without a history, old Jobs go; with retention Delete, the layout goes with the model.
+    terms = {
+        "rollout": {"revisionHistoryLimit": 0},
+        "storage": {"uri": "s3://shards", "retention": "Delete"},
+    }
+    admin.apply_model("minilm", **terms)
     kubelet.fail_job(kubelet.job("minilm"), Failure(reason="Unavailable", message="slow down"))
     kubelet.finish_job(kubelet.job("minilm"), summary())
     (first,) = kubelet.sets("minilm")
     kubelet.start_group(first)
     admin.wait_for_condition("minilm", "Ready", "True")
-    admin.apply_model("minilm", workers={"backend": "gloo", "image": "runtime:2"})
+    admin.apply_model("minilm", workers={"backend": "gloo", "image": "runtime:2"}, **terms)
     both = kubelet.sets("minilm", 2)
     name = first["metadata"]["name"]
     (second,) = (each for each in both if each["metadata"]["name"] != name)
     kubelet.start_group(second)
     admin.wait_for_condition("minilm", "Ready", "True")
     kubelet.sets("minilm", 1)
-    admin.apply_model("minilm", parallelism={"tensor": 4})
+    admin.apply_model("minilm", parallelism={"tensor": 4}, **terms)
     kubelet.finish_job(kubelet.job("minilm"), summary("fedcba9876543210fedc"))
     eventually(lambda: len(admin.list(JOBS)) == 1 or None, "the old Jobs are gone")
     admin.request("DELETE", f"{MODELS}/minilm")

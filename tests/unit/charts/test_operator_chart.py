@@ -82,7 +82,7 @@ def test_the_operator_has_no_right_that_it_does_not_use(default: list[Json]) -> 
     watch = {"list", "watch"}
     make = {*watch, "get", "create", "patch", "delete"}
     assert granted == {
-        *(("shardedmodels", verb) for verb in watch),
+        *(("shardedmodels", verb) for verb in (*watch, "patch")),
         ("shardedmodels/status", "patch"),
         *((kind, verb) for kind in ("jobs", "statefulsets", "services") for verb in make),
         *(("pods", verb) for verb in watch),

@@ -313,10 +313,8 @@ def test_shared_memory_is_a_bounded_memory_volume() -> None:
 
 def test_the_size_of_shared_memory_can_be_overridden() -> None:
     template = {"spec": {"volumes": [{"name": "shm", "emptyDir": {"sizeLimit": "8Gi"}}]}}
-    volumes = {
-        v["name"]: v
-        for v in pod_spec(a_set(ModelBuilder().with_workers(template=template)))["volumes"]
-    }
+    manifest = a_set(ModelBuilder().with_workers(template=template))
+    volumes = {v["name"]: v for v in pod_spec(manifest)["volumes"]}
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
 
 
@@ -364,7 +362,7 @@ def test_pods_that_are_no_ranks_share_an_exclusive_topology() -> None:
 
 
 def test_a_users_node_affinity_stays_beside_an_exclusive_topology() -> None:
-    template = {"spec": {"affinity": {"nodeAffinity": {}}}}
+    template: dict[str, Any] = {"spec": {"affinity": {"nodeAffinity": {}}}}
     builder = ModelBuilder().with_workers(exclusiveTopology=RACK, template=template)
     assert set(pod_spec(a_set(builder))["affinity"]) == {
         "nodeAffinity",
