@@ -65,6 +65,9 @@ def parse_config(data: bytes) -> ModelConfig:
                     return _count(name, source[name], most)
         return 0
 
+    def said(name: str) -> Any:
+        return next((source[name] for source in sources if name in source), None)
+
     heads = number(MAX_HEADS, *_HEADS)
     key_value = _single_key_value(fields) or number(MAX_HEADS, *_KEY_VALUE_HEADS) or heads
     if key_value and heads % key_value:
@@ -81,7 +84,7 @@ def parse_config(data: bytes) -> ModelConfig:
         head_dim=number(MAX_WIDTH, "head_dim", "d_kv") or (hidden // heads if heads else 0),
         # Left out of config.json where it is the default of the model's class, mostly true; where
         # it is wrongly taken for true, a head of its own in the checkpoint says otherwise.
-        tie_word_embeddings=_first(sources, "tie_word_embeddings") is not False,
+        tie_word_embeddings=said("tie_word_embeddings") is not False,
         is_encoder_decoder=fields.get("is_encoder_decoder") is True,
         quantisation=next(filter(None, map(parse_quantisation, sources)), None),
     )
@@ -115,10 +118,6 @@ def _nested(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             further = inside.get("text_config")
             if isinstance(further, dict):
                 yield further
-
-
-def _first(sources: Iterable[Mapping[str, Any]], name: str) -> Any:
-    return next((source[name] for source in sources if name in source), None)
 
 
 def _single_key_value(fields: Mapping[str, Any]) -> int:
