@@ -93,11 +93,11 @@ def config_classes() -> Iterator[tuple[str, type[PretrainedConfig]]]:
 @cache
 def instance(model_type: str) -> PreTrainedModel | None:
     """The model of ``model_type``; None where transformers has no class for it."""
-    model_class = _model_class(model_type)
-    if model_class is None:
+    made_by = model_class(model_type)
+    if made_by is None:
         return None
     with torch.device("meta"):
-        return model_class(_config(model_type))
+        return made_by(_config(model_type))
 
 
 def _config(model_type: str) -> PretrainedConfig:
@@ -126,7 +126,8 @@ def _planned_type(config: PretrainedConfig) -> str:
     return ""
 
 
-def _model_class(model_type: str) -> type[PreTrainedModel] | None:
+def model_class(model_type: str) -> type[PreTrainedModel] | None:
+    """The class of a published checkpoint of ``model_type``; None where transformers has none."""
     config_class = CONFIG_MAPPING[model_type]
     for mapping in _MAPPINGS:
         named = mapping.get(model_type)
