@@ -54,7 +54,7 @@ class HostArena:
     """An object in host memory: bytes land in the tensor itself.
 
     The memory is huge pages where the kernel gives some: a page cache is read into them at 7.8
-    GB/s, into pages of 4 KiB, which fault one by one, at 3.3.
+    GB/s, into pages of 4 KiB, which fault one by one, at 3.1.
     """
 
     def __init__(self, size: int) -> None:

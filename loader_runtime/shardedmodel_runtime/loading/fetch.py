@@ -59,6 +59,7 @@ class Fetcher:
         verify: whether to check blocks.
         progress: where to count.
         window: how many reads may be in flight.
+        hedged: whether a slow range may be asked for twice.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Fetcher:
         verify: bool,
         progress: Progress,
         window: Window,
+        hedged: bool = True,
     ) -> None:
         self._store = store
         self._block_bytes = block_bytes
         self._verify = verify
         self._progress = progress
         self._window = window
+        self._hedged = hedged
         self._digests: dict[str, str] = {}
         self._flights: dict[Reading, Flight] = {}
         self._tasks: SimpleQueue[tuple[Flight, Reading] | None] = SimpleQueue()
@@ -94,7 +97,7 @@ class Fetcher:
             Unavailable: the deadline passed.
         """
         waiting = deque(work)
-        hedging = Hedging(len(work))
+        hedging = Hedging(len(work) if self._hedged else 0)
         try:
             while waiting or self._flights:
                 while waiting and len(self._flights) < self._window.size:

@@ -131,7 +131,14 @@ class Gatherer:
         return True
 
     def _read(self, store: ObjectStore, wanted: Sequence[Wanted], window: Window) -> None:
-        fetcher = Fetcher(store, self._block_bytes, self._config.verify, self._progress, window)
+        fetcher = Fetcher(
+            store,
+            self._block_bytes,
+            self._config.verify,
+            self._progress,
+            window,
+            hedged=not isinstance(store, LocalStore),  # a second read asks the same disk
+        )
         work = [
             (run, arena)
             for item, arena in wanted

@@ -13,8 +13,9 @@ from statistics import median
 PATIENCE = 4.0
 """Times the median that a range may take: of ranges of one size, a healthy store has one in some
 hundreds beyond it."""
-LEAST_SECONDS = 0.25
-"""Below it a second request comes too late to help."""
+LEAST_SECONDS = 2.0
+"""Below it nothing is slow: a busy machine alone explains a second. What really hangs would take
+the 30 s of a connection's timeout."""
 PEERS_NEEDED = 4
 """Ranges that must have ended before one is called slow."""
 PEERS_KEPT = 64
@@ -29,11 +30,11 @@ class Hedging:
     """Decides on second requests.
 
     Args:
-        ranges: of the whole load.
+        ranges: of the whole load; 0: none may be asked for twice.
     """
 
     def __init__(self, ranges: int) -> None:
-        self._left = max(1, ranges // SHARE)
+        self._left = max(1, ranges // SHARE) if ranges else 0
         self._seconds: deque[float] = deque(maxlen=PEERS_KEPT)
         self._running = 0
         self.count = 0

@@ -39,5 +39,9 @@ def test_one_range_in_twenty_may_be_asked_for_twice() -> None:
     assert hedging.slow_after() is None
 
 
+def test_where_no_range_may_be_asked_for_twice_nothing_is_slow() -> None:
+    assert learned(ranges=0).slow_after() is None
+
+
 def test_a_small_load_may_ask_twice_for_one_range() -> None:
     assert learned(ranges=5).slow_after() is not None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from shardedmodel_runtime.rank.metrics import escape, render
 from shardedmodel_runtime.report import GroupReport, RankReport
@@ -32,6 +33,19 @@ def test_every_sample_belongs_to_a_family_with_help_and_type() -> None:
     text = render(GROUP, [RankReport(rank=0, phase_seconds={"read": 1.0})])
     samples = set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE))
     assert samples <= set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+
+
+def test_ratios_follow_from_bytes() -> None:
+    rank = RankReport(rank=0, bytes=100, bytes_read=150, peak_memory_bytes=300)
+    lines = render(GROUP, [rank]).splitlines()
+    assert 'shardedmodel_rank_read_amplification{rank="0"} 1.5' in lines
+    assert 'shardedmodel_rank_memory_ratio{rank="0"} 3.0' in lines
+
+
+def test_every_family_is_documented() -> None:
+    families = re.findall(r"^# TYPE (\w+) ", render(GROUP, []), re.MULTILINE)
+    text = (Path(__file__).parents[4] / "docs" / "runtime.md").read_text()
+    assert [name for name in families if f"`{name}`" not in text] == []
 
 
 def test_labels_are_escaped() -> None:

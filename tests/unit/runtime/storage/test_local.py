@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from shardedmodel_runtime.errors import (
     Unavailable,
 )
 from shardedmodel_runtime.storage.local import LocalStore
+from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.uri import parse_uri
 
 
@@ -55,6 +57,38 @@ def test_a_beginning_comes_with_its_description(
 ) -> None:
     store.write("a", b"01234")
     assert store.read_head("a", limit) == (store.describe("a"), expected)
+
+
+def test_a_read_that_a_server_s_absence_breaks_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(parse_uri(tmp_path.as_uri()), RetryPolicy(base_seconds=0.0))
+    store.write("a", b"01234")
+    preadv, answers = os.preadv, [errno.ESTALE, errno.EIO]
+
+    def flaky(*arguments: Any) -> int:
+        if answers:
+            raise OSError(answers.pop(), "server away")
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", flaky)
+    assert read_span(store, "a", 0, 5) == b"01234"
+    assert (store.retries, store.bytes_read) == (2, 5)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("a", b"01234")
+    preadv = os.preadv
+
+    def change(*arguments: Any) -> int:
+        os.utime(tmp_path / "a", ns=(1, 1))
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", change)
+    with pytest.raises(SourceChanged):
+        read_span(store, "a", 0, 5)
 
 
 def test_a_file_of_another_state_is_refused(store: LocalStore, tmp_path: Path) -> None:
