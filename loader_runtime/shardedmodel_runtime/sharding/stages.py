@@ -98,6 +98,7 @@ class StagePlanner:
         for name, tensor in tensors.items():
             if self._layer(name) is None:
                 outside[self._outside(name)] += tensor.nbytes
+        outside["last"] += sum(tensors[name].nbytes for name in self._tied)
         stages = balance(sizes, degree, outside["first"], outside["last"])
         self._stage_of = dict(zip(layers, stages, strict=True))
 

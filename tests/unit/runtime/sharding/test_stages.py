@@ -87,6 +87,16 @@ def test_tied_embeddings_are_on_the_first_and_the_last_stage() -> None:
     assert tied(tie_word_embeddings=False) == (0,)
 
 
+@pytest.mark.parametrize(
+    ("is_tied", "stages"), [(True, [0, 0, 1, 1, 1, 1, 2]), (False, [0, 1, 1, 1, 2, 2, 2])]
+)
+def test_tied_embeddings_count_on_both_stages(is_tied: bool, stages: list[int]) -> None:
+    # As large as two layers.
+    shapes = {"model.embed_tokens.weight": (16, 8), **layers("model.layers", 7)}
+    found = stages_of(shapes, 3, tie_word_embeddings=is_tied)
+    assert [found[f"model.layers.{n}.mlp.weight"] for n in range(7)] == [(n,) for n in stages]
+
+
 def test_embeddings_beside_a_head_are_not_tied_whatever_is_said() -> None:
     shapes = {
         "embed_tokens.weight": (32, 8),
