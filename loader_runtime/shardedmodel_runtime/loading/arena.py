@@ -7,7 +7,6 @@ while others are read.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -51,18 +50,11 @@ class Arena(Protocol):
 
 
 class HostArena:
-    """An object in host memory: bytes land in the tensor itself.
-
-    The memory is huge pages where the kernel gives some: a page cache is read into them at 7.8
-    GB/s, into pages of 4 KiB, which fault one by one, at 3.1.
-    """
+    """An object in host memory: bytes land in the tensor itself."""
 
     def __init__(self, size: int) -> None:
+        self.tensor = torch.empty(size, dtype=torch.uint8)
         self.copy_seconds = 0.0
-        if size == 0:  # the system has no mapping of nothing
-            self.tensor = torch.empty(0, dtype=torch.uint8)
-        else:
-            self.tensor = torch.frombuffer(_huge_pages(size), dtype=torch.uint8)
         self._memory = self.tensor.numpy().data
 
     @contextmanager
@@ -79,12 +71,6 @@ class HostArena:
 
     def finish(self) -> None:
         """Nothing: the bytes are there."""
-
-
-def _huge_pages(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
 
 
 def choose_device(wanted: Device, local_rank: int) -> torch.device:

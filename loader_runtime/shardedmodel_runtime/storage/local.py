@@ -36,8 +36,7 @@ from shardedmodel_runtime.storage.uri import StoreUri
 TEMPORARY_PREFIX = ".tmp-"
 """Of names that are not objects yet; hidden, and never listed."""
 SLICE_BYTES = 16 * 1024 * 1024
-"""Read between two looks whether the bytes are still wanted: a block of a layout. Into fresh huge
-pages 16 MiB read 1.5 times as fast as 1 MiB, from the page cache."""
+"""Read between two looks whether the bytes are still wanted: a block of a layout."""
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 """What file systems without hard links answer (FAT, some FUSE and SMB mounts)."""
 _FLAKY = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})

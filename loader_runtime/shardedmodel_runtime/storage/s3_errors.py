@@ -34,7 +34,7 @@ _REGION_CODES = frozenset(
     }
 )
 """What S3 answers to a request for a bucket of another region."""
-EXPIRED_CODES = frozenset({"RequestExpired", "ExpiredToken"})
+EXPIRED_CODES = frozenset({"RequestExpired", "ExpiredToken", "ExpiredTokenException"})
 """What a newer signature may cure."""
 _THROTTLE_CODES = frozenset({"SlowDown", "Throttling", "ThrottlingException"})
 """Fewer requests, please: sent with 503 mostly, by some servers with 400 or 429."""
