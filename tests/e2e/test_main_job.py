@@ -69,13 +69,6 @@ def has_object(world: World, key: str) -> bool:
         return "Contents" in client.list_objects_v2(Bucket="shards", Prefix=key)
 
 
-def tells_all(status: dict[str, Any]) -> bool:
-    """Whether every rank's load has reached the status, which it may just after Ready."""
-    return all(
-        0 < rank["bytes"] == rank["bytesDone"] <= rank["bytesRead"] for rank in status["ranks"]
-    )
-
-
 @contextmanager
 def ready(world: World, name: str, folder: Path) -> Iterator[Loaded]:
     """Apply one of the demo's models and collect everything there is to know of it."""

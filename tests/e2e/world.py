@@ -19,8 +19,8 @@ POLL_SECONDS = 0.5
 FAILURE_SECONDS = 60
 """A wrong input must show in the status well before this; beyond it the test gives up."""
 READY_SECONDS = 180
-FIGURES_SECONDS = 20
-"""Two polls of the operator and a write that it holds back for ten seconds, at worst."""
+FIGURES_SECONDS = 60
+"""A few polls of the operator, which a busy node may fail to answer in time."""
 
 
 def manifest(name: str, base: str = "minilm", **spec: Any) -> dict[str, Any]:
