@@ -43,6 +43,9 @@ _HEADS: Mapping[str, tuple[str, ...]] = {
     "q_proj": ("query",),
     "k_proj": ("key",),
     "v_proj": ("value",),
+    "to_q": ("query",),
+    "to_k": ("key",),
+    "to_v": ("value",),
     # Multi-head latent attention: every query head has its key and value in kv_b_proj.
     "q_b_proj": ("query",),
     "q_gate_proj": ("query",),
@@ -87,14 +90,16 @@ def rules_of(pattern: str, style: str) -> tuple[Rule, ...]:
     style = style.removeprefix(EXPERTS)
     if style not in _KINDS:
         raise UnknownStyle(f"{pattern}: style {style!r} has no strategy; add it to styles.py")
-    globs = [f"*{pattern}", f"*{pattern}.weight", f"*{pattern}.bias"]
+    globs = [f"*{pattern}"]
+    if not pattern.endswith((".weight", ".bias")):
+        globs += [f"*{pattern}.weight", f"*{pattern}.bias"]
     if is_expert:
         inner = "packed" if pattern.endswith("gate_up_proj") else _KINDS[style]
         transposed = style == "packed_rowwise"
         return tuple(Rule(glob, "experts", inner=inner, transposed=transposed) for glob in globs)
     strategy, parts = _strategy(pattern, style)
-    if strategy == "vocab" and not pattern.endswith((".weight", ".bias")):
-        globs.pop(0)
+    if strategy == "vocab":
+        globs = [glob for glob in globs if glob.endswith((".weight", ".bias"))]
     return tuple(Rule(glob, strategy, parts=parts) for glob in globs)
 
 
