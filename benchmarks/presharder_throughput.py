@@ -33,9 +33,6 @@ from tests.builders_checkpoint import llama_shapes, write_checkpoint
 from tests.s3server import S3Server
 
 RANKS = 8
-MEGABYTES = 500
-"""Of the layers; with embeddings the checkpoint has 0.65 GB."""
-
 Round = dict[str, float]
 """Seconds of each contender, measured one right after the other."""
 
@@ -159,6 +156,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
+        "--megabytes", type=int, default=500, help="of the layers; embeddings come on top"
+    )
+    parser.add_argument(
         "--scratch",
         default="/dev/shm",
         help="where files and the server's data go; default: memory",
@@ -169,7 +169,7 @@ def main() -> int:
     rounds: dict[str, list[Round]] = {"file to file": [], "file to S3": []}
     with tempfile.TemporaryDirectory(dir=options.scratch) as temporary:
         checkpoint = Path(temporary) / "model"
-        config = big_llama(MEGABYTES)
+        config = big_llama(options.megabytes)
         write_checkpoint(checkpoint, config, llama_shapes(config), dtype="BF16")
         size = (checkpoint / "model.safetensors").stat().st_size
         for number in range(options.rounds + 1):
