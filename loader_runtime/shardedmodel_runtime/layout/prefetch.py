@@ -12,8 +12,8 @@ from shardedmodel_runtime.storage.base import ReadableStore
 
 READ_CHUNK_BYTES = 8 * 1024 * 1024
 """Largest ranged read: half the usual part of a multipart upload, so that many fit a budget."""
-READS_AHEAD = 5
-"""Reads in flight while one is being cut: with it they make a budget of 48 MiB."""
+READS_AHEAD = 3
+"""Reads in flight while one is being cut: with it they make a budget of 32 MiB."""
 
 
 def read_ahead(
