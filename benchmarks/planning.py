@@ -206,7 +206,11 @@ def main() -> int:
     record = {
         "what": f"headers of a DeepSeek-V3-like checkpoint, tensor {TENSOR} x expert {EXPERT}",
         "date": now,
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": platform.platform(terse=True),
+            "loadAverage": round(os.getloadavg()[0], 1),
+        },
         "runs": RUNS,
         "checkpoint": made,
         "output": output,
