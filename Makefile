@@ -80,6 +80,7 @@ bench: setup ## Measure the pre-shard Job's memory and bytes; writes benchmarks/
 bench-loader: setup ## Compare loaders on S3, a web server and files; writes benchmarks/, 15 minutes
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
 	@$(BIN)/python -m benchmarks.loader
+	@$(BIN)/python -m benchmarks.scaling
 
 .PHONY: kill-matrix
 kill-matrix: setup ## Kill and terminate ranks of real groups at each phase; minutes

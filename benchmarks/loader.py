@@ -18,12 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.nginx import Nginx
 from benchmarks.peers import Task
 from benchmarks.presharder import big_llama
-from benchmarks.scaling import count_bytes, measure_scaling
 from benchmarks.summary import summarize, write
 from shardedmodel_runtime.layout.manifest import Manifest
 from tests.builders_checkpoint import llama_shapes, write_checkpoint
@@ -51,31 +50,57 @@ class Scene:
     """The loader that is the limit of the others."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, loader: str) -> dict[str, Any]:
-        """Load once, in a process of its own.
-
-        Returns:
-            ``seconds`` and ``peakMemoryBytes``, or ``error``.
-        """
-        command = [sys.executable, "-m", "benchmarks.peers", loader, json.dumps(asdict(self.task))]
-        ended = subprocess.run(
-            command, env=os.environ | dict(self.environment), capture_output=True, text=True
-        )
-        if ended.returncode:
-            return {"error": ended.stderr.strip().splitlines()[-1][:300]}
-        result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-        return result
-
-    def with_best_threads(self) -> Scene:
+    def with_best_threads(self, runner: Runner) -> Scene:
         """Let the limit take its best number of threads."""
         if not self.task.endpoint_url:
             return self
         seconds = {
-            count: replace(self, task=replace(self.task, threads=count)).run(self.limit)["seconds"]
+            count: runner.run(replace(self, task=replace(self.task, threads=count)), self.limit)[
+                "seconds"
+            ]
             for count in THREAD_COUNTS
         }
         best = min(seconds, key=lambda count: seconds[count])
         return replace(self, task=replace(self.task, threads=best))
+
+
+class Runner:
+    """Runs loaders, each time in a process of its own."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.peers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self, scene: Scene, loader: str) -> dict[str, Any]:
+        """Load once.
+
+        Returns:
+            ``seconds``, ``before`` and ``peakMemoryBytes``, or ``error``.
+        """
+        wanted = {
+            "name": loader,
+            "task": asdict(scene.task),
+            "environment": dict(scene.environment),
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(wanted) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):  # some loaders print on their own
+                result: dict[str, Any] = json.loads(line)
+                return result
+        return {"error": "the runner ended"}
 
 
 def scenes(folder: Path, server: S3Server, nginx: Nginx, layout: str) -> Iterator[Scene]:
@@ -104,14 +129,14 @@ def scenes(folder: Path, server: S3Server, nginx: Nginx, layout: str) -> Iterato
     yield Scene("page cache", Task(layout, "", keys, sizes), _FILES, "preadv")
 
 
-def take_turns(scene: Scene, rounds: int) -> dict[str, list[dict[str, Any]]]:
+def take_turns(runner: Runner, scene: Scene, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Run every loader once in each round, in an order that changes."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in scene.loaders}
     for number in range(rounds):
         order = list(scene.loaders)
         random.Random(number).shuffle(order)
         for name in order:
-            results[name].append(scene.run(name))
+            results[name].append(runner.run(scene, name))
             print(scene.name, number, name, results[name][-1], flush=True)
     return results
 
@@ -127,6 +152,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(S3Server())
+        runner = stack.enter_context(Runner())
         nginx = stack.enter_context(Nginx(folder, folder / "nginx"))
         config = big_llama(options.megabytes)
         write_checkpoint(folder / "model", config, llama_shapes(config), dtype="BF16")
@@ -134,14 +160,12 @@ def main() -> int:
         layout = shard(source, (folder / "shards").as_uri(), 1)[2]
         measured = {}
         for scene in scenes(folder, server, nginx, layout):
-            tuned = scene.with_best_threads()
+            tuned = scene.with_best_threads(runner)
             measured[scene.name] = summarize(
-                take_turns(tuned, options.rounds), tuned.limit, tuned.task.total
+                take_turns(runner, tuned, options.rounds), tuned.limit, tuned.task.total
             ) | {"limitThreads": tuned.task.threads, "bytes": tuned.task.total}
         record = {
             "scenes": measured,
-            "tensorParallel4": count_bytes(source, folder / "four"),
-            "scaling": measure_scaling(server, folder / "eight"),
             "loadAverage": {"before": load_before, "after": os.getloadavg()},
         }
     write(record, options.output, options.rounds)

@@ -1,8 +1,8 @@
 """Loaders to compare: each brings the same safetensors objects into host memory, whole.
 
-Run in a process of its own for each measurement, ``python -m benchmarks.peers NAME JSON``: nothing
-is warm but the server's page cache, and the peak of memory is the loader's own. Imports, clients
-and the raw limit's buffer are made before the clock starts.
+``python -m benchmarks.peers`` reads lines of JSON, loader's name and task, and forks a process for
+each: nothing is warm but imports and the server's page cache, and the peak of memory is the
+loader's own. Clients, and the raw limit's buffer, are made before the clock starts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import http.client
 import json
 import mmap
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -28,6 +29,8 @@ RANGE_BYTES = 16 * 1024 * 1024
 THREADS = 8
 """Of every loader that lets one choose; the raw limit takes its best number of threads."""
 PAGE_BYTES = 4096
+LIMIT_SECONDS = 90
+"""Of one load; a loader that takes longer has failed."""
 
 
 @dataclass(frozen=True)
@@ -343,5 +346,29 @@ def measure(name: str, task: Task) -> dict[str, Any]:
     return {"seconds": seconds, "peakMemoryBytes": peak_memory_bytes(), "before": before}
 
 
+def serve() -> None:
+    """Measure what each line asks for, and answer with a line."""
+    import shardedmodel_runtime.loading.loader
+    import shardedmodel_runtime.storage.s3  # noqa: F401 - for all the processes to come
+
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(LIMIT_SECONDS)
+            print(json.dumps(_answer(**json.loads(line))), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            print(json.dumps({"error": f"ended with status {status}"}), flush=True)
+
+
+def _answer(name: str, task: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    os.environ.update(environment)
+    try:
+        return measure(name, Task(**task))
+    except Exception as error:  # noqa: BLE001 - a peer's failure is a result
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], Task(**json.loads(sys.argv[2])))))
+    serve()

@@ -1,12 +1,18 @@
-"""What grows with ranks: bytes that a rank moves, and the rate of a group on slow connections."""
+"""What grows with ranks: bytes that a rank moves, and the rate of a group on slow connections.
+
+Run with ``make bench-loader``; writes ``scaling-<date>.json`` beside this file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -143,5 +149,29 @@ def _rank(layout: str, endpoint_url: str, rank: int) -> None:
         print(json.dumps({"seconds": report.seconds, "bytes": report.bytes}), flush=True)
 
 
+def main() -> None:
+    """Measure both, and write the dated file."""
+    load_before = os.getloadavg()
+    with tempfile.TemporaryDirectory() as name, S3Server() as server:
+        folder = Path(name)
+        scaling = measure_scaling(server, folder)
+        four = count_bytes((folder / "model").as_uri(), folder / "four")
+    today = datetime.now(UTC).date().isoformat()
+    record = {
+        "what": "bytes of a rank, and the rate of a group whose connections are throttled",
+        "date": today,
+        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
+        "tensorParallel4": four,
+        "scaling": scaling,
+        "loadAverage": {"before": load_before, "after": os.getloadavg()},
+    }
+    path = Path(__file__).parent / f"scaling-{today}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(path)
+
+
 if __name__ == "__main__":
-    _rank(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    if sys.argv[1:]:
+        _rank(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    else:
+        main()

@@ -94,12 +94,6 @@ def markdown(record: dict[str, Any], name: str) -> str:
     ]
     for scene, figures in record["scenes"].items():
         parts.append(_table(scene, figures))
-    four, scaling = record["tensorParallel4"], record["scaling"]
-    efficiency = ", ".join(f"{n}: {value:.2f}" for n, value in scaling["efficiency"].items())
-    parts.append(
-        f"## Growth\n\nTensor 4: the largest rank reads {four['largestShare']:.3f} of the "
-        f"checkpoint's bytes. With each connection throttled, efficiency by ranks: {efficiency}.\n"
-    )
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""What a spec can choose beyond the demo: stages, another dtype, a layout that goes with its model."""
+"""What a spec can choose beyond the demo: stages, another dtype, a layout that ends with it."""
 
 from __future__ import annotations
 
