@@ -32,6 +32,7 @@ class Watches:
         """Expect a watch of every kind in each of ``namespaces`` (none: one of all together)."""
         self._clock = clock
         self._calls = calls
+        self._opened: tuple[kopf.ConnectionInfo, kopf.AiohttpSession] | None = None
         served: Sequence[str | None] = namespaces or (None,)
         self._signs = {
             Target(namespace, resource.plural): clock()
@@ -58,7 +59,13 @@ class Watches:
         return found
 
     def session(self, info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
-        """Open the session that kopf would, with an ear on it; to be called in the event loop."""
+        """Open the session that kopf would, with an ear on it; to be called in the event loop.
+
+        The same credentials give the same session: kopf asks again for those that were refused,
+        and gives up on what it knows to be refused, instead of asking for ever.
+        """
+        if self._opened is not None and self._opened[0] == info:
+            return self._opened[1]
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._answered)
         trace.on_request_exception.append(self._failed)
@@ -68,7 +75,9 @@ class Watches:
             headers=info.as_http_headers(),
             trace_configs=[trace],
         )
-        return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
+        opened = kopf.AiohttpSession(server=info.server, aiohttp_session=session)
+        self._opened = (info, opened)
+        return opened
 
     async def _answered(
         self, _: aiohttp.ClientSession, __: Any, told: aiohttp.TraceRequestEndParams

@@ -102,3 +102,18 @@ def test_the_session_carries_the_credentials_and_listens() -> None:
         await session.close()
 
     asyncio.run(scenario())
+
+
+def test_credentials_that_were_refused_are_not_offered_as_new_ones() -> None:
+    async def scenario() -> None:
+        heard = watches()
+        old, renewed = (
+            kopf.ConnectionInfo(server="https://10.0.0.1", token=token) for token in ("a", "b")
+        )
+        first, again, other = (heard.session(info) for info in (old, old, renewed))
+        assert first == again
+        assert first != other
+        for session in (first, other):
+            await session.aiohttp_session.close()
+
+    asyncio.run(scenario())
