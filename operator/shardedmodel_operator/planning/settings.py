@@ -18,9 +18,9 @@ class PlanSettings:
         default_factory=lambda: {"cpu": "100m", "memory": "256Mi"}
     )
     """Small, so that the Job fits beside anything."""
-    job_limits: Mapping[str, str] = field(default_factory=lambda: {"memory": "512Mi"})
-    """The pre-sharder's stated bound, whatever the model's size. No CPU limit: it would only slow
-    the hashing that bounds it."""
+    job_limits: Mapping[str, str] = field(default_factory=lambda: {"memory": "1Gi"})
+    """Twice the pre-sharder's stated bound, which is near at 64 ranks, whatever the model's size.
+    No CPU limit: it would only slow the hashing that bounds it."""
     rank_cpu_request: str = "100m"
     """Reserved for each rank pod: small, since a load uses what it finds, and an idle rank
     nothing."""

@@ -203,7 +203,7 @@ def test_without_a_secret_no_credentials_are_mounted() -> None:
 
 
 def test_the_job_stays_within_its_memory() -> None:
-    assert container(a_job())["resources"]["limits"] == {"memory": "512Mi"}
+    assert container(a_job())["resources"]["limits"] == {"memory": "1Gi"}
 
 
 def test_ranks_are_started_as_the_runtime_expects() -> None:
