@@ -98,11 +98,10 @@ class Command:
 def records(bucket: Bucket) -> list[str]:
     """Keys of the objects that have records: those that are finished, before the manifest is."""
     suffix = record_key("")
-    return [
-        key.removesuffix(suffix)
-        for key in bucket.keys("shards/")
-        if key.endswith(suffix) and not key.endswith(MANIFEST_KEY)
-    ]
+    keys = [key for key in bucket.keys("shards/") if key.endswith(suffix)]
+    # What else ends so: the manifest, and the source's own small files.
+    others = (MANIFEST_KEY, "source/config.json")
+    return [key.removesuffix(suffix) for key in keys if not key.endswith(others)]
 
 
 def digests(bucket: Bucket, summary: ShardSummary) -> dict[str, str]:
