@@ -205,7 +205,7 @@ class MemoryStore(CountingStore):
         return cls({path.name: path.read_bytes() for path in folder.iterdir()})
 
     def _request(self, operation: str, key: str, received: int = 0) -> None:
-        self._count(requests=1, received=received)
+        self.count(requests=1, received=received)
         self.log.append((operation, key))
 
     def _info(self, key: str) -> ObjectInfo:
@@ -235,7 +235,7 @@ class MemoryStore(CountingStore):
         """Describe an object and read its beginning."""
         self.log.append(("read_head", key))
         info = self._info(key)
-        self._count(requests=1, received=min(info.size, limit))
+        self.count(requests=1, received=min(info.size, limit))
         return info, self.objects[key][:limit]
 
     def read_range(

@@ -1,14 +1,15 @@
 """Final storage: one allocation per object, in which the tensors are views.
 
-A block lands where it stays. On the CPU a thread reads straight into the tensor's memory; for a
-CUDA device it reads into a window of pinned memory (``ring.py``), from which the block is copied
-while others are read.
+A block lands where it stays. On the CPU a thread reads straight into the tensor's memory, or the
+tensor is the file's own pages; for a CUDA device it reads into a window of pinned memory
+(``ring.py``), from which the block is copied while others are read.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import torch
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.loading.config import Device
 from shardedmodel_runtime.loading.ring import CudaCopier, DeviceArena, Ring
+from shardedmodel_runtime.memory import Access, populate
 
 
 class Arena(Protocol):
@@ -59,8 +61,11 @@ class HostArena:
 
     @contextmanager
     def landing(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Give the tensor's own memory."""
-        yield self._memory[start:stop]
+        """Give the tensor's own memory, its pages made at once."""
+        memory = self._memory[start:stop]
+        with suppress(OSError):  # they come when the bytes do, or the reason shows then
+            populate(memory, Access.WRITE)
+        yield memory
 
     @contextmanager
     def aside(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -68,6 +73,30 @@ class HostArena:
         memory = memoryview(bytearray(stop - start))
         yield memory
         self._memory[start:stop] = memory
+
+    def finish(self) -> None:
+        """Nothing: the bytes are there."""
+
+
+class MappedArena:
+    """An object whose file is mapped: bytes are where they belong once they were brought.
+
+    Args:
+        mapping: the file's bytes, writable.
+    """
+
+    def __init__(self, mapping: mmap.mmap) -> None:
+        self.tensor = torch.frombuffer(mapping, dtype=torch.uint8)
+        self.copy_seconds = 0.0
+        self._memory = memoryview(mapping)
+
+    @contextmanager
+    def landing(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Give the file's own pages."""
+        yield self._memory[start:stop]
+
+    aside = landing
+    """Two reads of the same bytes bring the same pages."""
 
     def finish(self) -> None:
         """Nothing: the bytes are there."""

@@ -79,6 +79,10 @@ class ModelLoadConfig(Options):
     verify: bool = True
     """Check every block where it landed; False trusts store and network."""
 
+    map_files: bool = True
+    """Let tensors on the CPU be the pages of the files that hold them, where those lie on a file
+    system of the node's own; False copies. Files of a layout are never modified in place."""
+
     deadline_seconds: float | None = Field(default=None, gt=0)
     """Longest time that the load may take; None: no limit beyond the store's own retries."""
 

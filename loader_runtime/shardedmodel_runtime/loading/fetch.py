@@ -26,7 +26,7 @@ from shardedmodel_runtime.loading.hedging import Hedging
 from shardedmodel_runtime.loading.runs import Progress, Run
 from shardedmodel_runtime.loading.verify import block_digest
 from shardedmodel_runtime.loading.window import Window
-from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.base import RangeStore
 from shardedmodel_runtime.storage.reading import Reading
 
 REREADS = 2
@@ -64,7 +64,7 @@ class Fetcher:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: RangeStore,
         block_bytes: int,
         verify: bool,
         progress: Progress,

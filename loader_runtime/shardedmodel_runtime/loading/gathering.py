@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 
 from shardedmodel_runtime.errors import ChecksumMismatch, StorageError
 from shardedmodel_runtime.layout.manifest import LayoutObject
-from shardedmodel_runtime.loading.arena import Arena
-from shardedmodel_runtime.loading.cache import CachingArena, NodeCache
+from shardedmodel_runtime.loading.arena import Arena, MappedArena
+from shardedmodel_runtime.loading.cache import CacheWriter, CachingArena, NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.fetch import Fetcher
 from shardedmodel_runtime.loading.runs import Progress, runs_of
 from shardedmodel_runtime.loading.window import Window
-from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.storage.base import ObjectStore, RangeStore
 from shardedmodel_runtime.storage.local import LocalStore
+from shardedmodel_runtime.storage.mapping import MappedStore, can_map
 from shardedmodel_runtime.storage.uri import parse_uri
+
+ArenaMaker = Callable[[LayoutObject], Arena]
 
 PEER_SECONDS = 120.0
 """How long to wait for a peer of the node that fetches the same object; after that it is either
 dead slow or hangs, and the store is asked."""
 
-Wanted = tuple[LayoutObject, Arena]
-
 
 class Gatherer:
-    """Fills arenas with their objects.
+    """Brings objects into arenas.
 
     Args:
         store: where the layout is.
         cache: of the node; None: there is none.
         config: how to read.
+        make_arena: makes an arena of a number of bytes.
+        map_files: whether files of the node's own may be mapped instead.
         block_bytes: of the layout.
         concurrency: most reads in flight.
         progress: where to count.
@@ -43,6 +47,8 @@ class Gatherer:
         store: ObjectStore,
         cache: NodeCache | None,
         config: ModelLoadConfig,
+        make_arena: Callable[[int], Arena],
+        map_files: bool,
         block_bytes: int,
         concurrency: int,
         progress: Progress,
@@ -51,14 +57,17 @@ class Gatherer:
         self._store = store
         self._cache = cache
         self._config = config
+        self._make_arena = make_arena
+        self._map_files = map_files
         self._block_bytes = block_bytes
         self._concurrency = concurrency
         self._window = Window(concurrency)
         self._progress = progress
         self._deadline = deadline
+        self._arenas: dict[str, Arena] = {}
 
-    def gather(self, wanted: Sequence[Wanted]) -> None:
-        """Fill every arena.
+    def gather(self, items: Sequence[LayoutObject]) -> list[Arena]:
+        """Bring every object; gives its arena, in their order.
 
         Raises:
             ChecksumMismatch: a block is wrong in the store.
@@ -66,61 +75,59 @@ class Gatherer:
             Unavailable: the store kept failing, or the deadline passed.
         """
         if self._cache is None:
-            self._read(self._store, wanted, self._window)
-            return
-        missing = [pair for pair in wanted if not self._from_cache(self._cache, pair)]
-        for pair in self._fetch_unlocked(self._cache, missing):
-            self._await_peer(self._cache, pair)
+            self._ask_store(items)
+        else:
+            missing = [item for item in items if not self._from_cache(self._cache, item)]
+            for item in self._fetch_unlocked(self._cache, missing):
+                self._await_peer(self._cache, item)
+        return [self._arenas[item.key] for item in items]
 
-    def _fetch_unlocked(self, cache: NodeCache, wanted: Sequence[Wanted]) -> list[Wanted]:
+    def _fetch_unlocked(
+        self, cache: NodeCache, items: Sequence[LayoutObject]
+    ) -> list[LayoutObject]:
         """Fetch and cache what no peer is fetching; gives back what one is."""
-        theirs: list[Wanted] = []
+        theirs: list[LayoutObject] = []
         with ExitStack() as locks:
-            mine: list[Wanted] = []
-            for pair in wanted:
-                got = locks.enter_context(cache.lock(pair[0], wait_until=0.0))
-                if cache.error or (got and not self._from_cache(cache, pair)):
-                    mine.append(pair)
+            mine: list[LayoutObject] = []
+            for item in items:
+                got = locks.enter_context(cache.lock(item, wait_until=0.0))
+                if cache.error or (got and not self._from_cache(cache, item)):
+                    mine.append(item)
                 elif not got:
-                    theirs.append(pair)
+                    theirs.append(item)
             self._fetch(cache, mine)
         return theirs
 
-    def _await_peer(self, cache: NodeCache, pair: Wanted) -> None:
+    def _await_peer(self, cache: NodeCache, item: LayoutObject) -> None:
         until = time.monotonic() + PEER_SECONDS
         if self._deadline is not None:
             until = min(until, self._deadline)
-        with cache.lock(pair[0], until) as got:
-            if self._from_cache(cache, pair):
+        with cache.lock(item, until) as got:
+            if self._from_cache(cache, item):
                 return
             if got:
-                self._fetch(cache, [pair])
+                self._fetch(cache, [item])
             else:
-                self._read(self._store, [pair], self._window)
+                self._ask_store([item])
 
-    def _fetch(self, cache: NodeCache, wanted: Sequence[Wanted]) -> None:
+    def _fetch(self, cache: NodeCache, items: Sequence[LayoutObject]) -> None:
         """Read from the store, and write to the cache what it takes."""
         with ExitStack() as stack:
-            writers = [stack.enter_context(cache.writer(item)) for item, _ in wanted]
-            arenas: list[Wanted] = [
-                (item, arena if writer is None else CachingArena(arena, writer))
-                for (item, arena), writer in zip(wanted, writers, strict=True)
-            ]
-            self._read(self._store, arenas, self._window)
+            writers = [stack.enter_context(cache.writer(item)) for item in items]
+            self._ask_store(items, writers)
             for writer in writers:
                 if writer is not None:
                     writer.commit()
 
-    def _from_cache(self, cache: NodeCache, pair: Wanted) -> bool:
+    def _from_cache(self, cache: NodeCache, item: LayoutObject) -> bool:
         """Read one object from the cache; a bad entry is dropped."""
-        item, arena = pair
         if not cache.holds(item):
             return False
         entry = item.model_copy(update={"key": item.sha256})
         done = self._progress.bytes_done
         try:
             with LocalStore(parse_uri(f"file://{cache.folder}")) as store:
-                self._read(store, [(entry, arena)], Window(self._concurrency))
+                self._arenas[item.key] = self._read(store, [entry], Window(self._concurrency))[0]
         except (ChecksumMismatch, StorageError):
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 raise
@@ -130,18 +137,48 @@ class Gatherer:
         self._progress.add(cache_hits=1, cache_bytes=item.bytes)
         return True
 
-    def _read(self, store: ObjectStore, wanted: Sequence[Wanted], window: Window) -> None:
-        fetcher = Fetcher(
-            store,
-            self._block_bytes,
-            self._config.verify,
-            self._progress,
-            window,
-            hedged=not isinstance(store, LocalStore),  # a second read asks the same disk
-        )
-        work = [
-            (run, arena)
-            for item, arena in wanted
-            for run in runs_of(item, self._block_bytes, self._config.range_bytes)
-        ]
-        fetcher.fetch_all(work, self._deadline)
+    def _ask_store(
+        self, items: Sequence[LayoutObject], writers: Sequence[CacheWriter | None] = ()
+    ) -> None:
+        arenas = self._read(self._store, items, self._window, writers)
+        self._arenas |= zip((item.key for item in items), arenas, strict=True)
+
+    def _read(
+        self,
+        store: ObjectStore,
+        items: Sequence[LayoutObject],
+        window: Window,
+        writers: Sequence[CacheWriter | None] = (),
+    ) -> list[Arena]:
+        """Read objects, each into an arena of its own, and what has a writer into that too."""
+        with self._opened(store) as (source, arena_of):
+            with self._progress.timed("allocate"):
+                arenas = [arena_of(item) for item in items]
+            written = [
+                arena if writer is None else CachingArena(arena, writer)
+                for arena, writer in zip_longest(arenas, writers)
+            ]
+            fetcher = Fetcher(
+                source,
+                self._block_bytes,
+                self._config.verify,
+                self._progress,
+                window,
+                hedged=not isinstance(store, LocalStore),  # a second read asks the same disk
+            )
+            work = [
+                (run, arena)
+                for item, arena in zip(items, written, strict=True)
+                for run in runs_of(item, self._block_bytes, self._config.range_bytes)
+            ]
+            fetcher.fetch_all(work, self._deadline)
+        return arenas
+
+    @contextmanager
+    def _opened(self, store: ObjectStore) -> Iterator[tuple[RangeStore, ArenaMaker]]:
+        """Decide how a store is read: what gives its bytes, and what takes them."""
+        if not (self._map_files and isinstance(store, LocalStore) and can_map(store.root)):
+            yield store, lambda item: self._make_arena(item.bytes)
+            return
+        with MappedStore(store) as mapped:
+            yield mapped, lambda item: MappedArena(mapped.map(item.key, item.bytes))

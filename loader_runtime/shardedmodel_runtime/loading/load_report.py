@@ -22,8 +22,8 @@ class LoadReport:
         concurrency: the most reads that were in flight at once.
         seconds: wall time of the load, from the first allocation to the last view.
         phase_seconds: ``seconds`` divided among ``allocate``, ``read``, ``verify`` and ``copy``.
-            Reading, verifying and copying overlap in many threads; their common wall time is
-            divided in proportion to the time that threads spent on each.
+            They overlap in many threads; wall time is divided in proportion to the time that
+            threads spent on each.
         peak_memory_bytes: the process's largest resident set so far.
     """
 

@@ -10,7 +10,7 @@ import torch
 
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
-from shardedmodel_runtime.loading.arena import Arena, arena_maker, choose_device
+from shardedmodel_runtime.loading.arena import arena_maker, choose_device
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.gathering import Gatherer
@@ -116,9 +116,7 @@ class DistributedCheckpointLoader:
         self.progress.bytes = manifest.rank_bytes(self.config.rank)
         began = time.perf_counter()
         items = manifest.objects_of(self.config.rank)
-        arenas = self._allocate(manifest, [item.bytes for item in items])
-        allocated = time.perf_counter()
-        self._gatherer(manifest).gather(list(zip(items, arenas, strict=True)))
+        arenas = self._gatherer(manifest).gather(items)
         for arena in arenas:
             arena.finish()
         state_dict: dict[str, torch.Tensor] = {}
@@ -126,15 +124,10 @@ class DistributedCheckpointLoader:
             state_dict |= tensor_views(manifest, item, arena.tensor)
         ended = time.perf_counter()
         activities = self.progress.thread_seconds | {"copy": sum(a.copy_seconds for a in arenas)}
-        phases = {"allocate": allocated - began} | apportion(ended - allocated, activities)
+        phases = apportion(ended - began, activities)
         return LoadedShard(
             state_dict, manifest, self.config.rank, self._report(ended - began, phases)
         )
-
-    def _allocate(self, manifest: Manifest, sizes: list[int]) -> list[Arena]:
-        window_bytes = max(self.config.range_bytes, manifest.block_bytes)
-        make_arena = arena_maker(self.device, window_bytes, self._concurrency + AT_ONCE)
-        return [make_arena(size) for size in sizes]
 
     @property
     def _concurrency(self) -> int:
@@ -145,10 +138,13 @@ class DistributedCheckpointLoader:
     def _gatherer(self, manifest: Manifest) -> Gatherer:
         config = self.config
         deadline = config.deadline_seconds and time.monotonic() + config.deadline_seconds
+        window_bytes = max(config.range_bytes, manifest.block_bytes)
         return Gatherer(
             self._store,
             self._cache,
             config,
+            arena_maker(self.device, window_bytes, self._concurrency + AT_ONCE),
+            config.map_files and self.device.type == "cpu",
             manifest.block_bytes,
             self._concurrency,
             self.progress,

@@ -53,7 +53,9 @@ class Progress:
     """Their bytes."""
     concurrency: int = 0
     """Most reads that were in flight at once."""
-    thread_seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "verify": 0.0})
+    thread_seconds: dict[str, float] = field(
+        default_factory=lambda: {"allocate": 0.0, "read": 0.0, "verify": 0.0}
+    )
     """Time spent in each activity, added up over threads."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 

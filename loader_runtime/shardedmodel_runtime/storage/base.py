@@ -58,17 +58,46 @@ class ObjectWriter(Protocol):
         ...
 
 
-class ReadableStore(Protocol):
-    """A folder of objects to read. Implementations are thread-safe and count what they do exactly.
-
-    Every method raises :class:`~shardedmodel_runtime.errors.StorageError`'s subclasses:
-    ``NotFound``, ``AccessDenied``, ``SourceChanged``, and ``Unavailable`` after its own retries.
-    """
+class RangeStore(Protocol):
+    """Where ranges of objects come from."""
 
     @property
     def uri(self) -> str:
         """Root of the store, without a trailing slash."""
         ...
+
+    def read_range(
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        """Fill ``into`` with the bytes that begin at ``start``, resuming after interruptions.
+
+        Args:
+            key: of the object.
+            start: byte in the object.
+            into: writable; its length says how many bytes are wanted.
+            digest: state of the object that is wanted; None: whichever it has.
+            reading: lets another thread observe and end the read; None: nobody does.
+
+        Raises:
+            Cancelled: ``reading`` was ended.
+            SourceChanged: the object's digest is not ``digest`` (any more).
+            Unavailable: the range did not come whole in the attempts that one range has.
+        """
+        ...
+
+
+class ReadableStore(RangeStore, Protocol):
+    """A folder of objects to read. Implementations are thread-safe and count what they do exactly.
+
+    Every method raises :class:`~shardedmodel_runtime.errors.StorageError`'s subclasses:
+    ``NotFound``, ``AccessDenied``, ``SourceChanged``, and ``Unavailable`` after its own retries.
+    """
 
     @property
     def bytes_read(self) -> int:
@@ -106,31 +135,6 @@ class ReadableStore(Protocol):
 
     def read_head(self, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
         """Describe an object and read its first ``limit`` bytes, or all it has, in one request."""
-        ...
-
-    def read_range(
-        self,
-        key: str,
-        start: int,
-        into: memoryview,
-        *,
-        digest: str | None = None,
-        reading: Reading | None = None,
-    ) -> None:
-        """Fill ``into`` with the bytes that begin at ``start``, resuming after interruptions.
-
-        Args:
-            key: of the object.
-            start: byte in the object.
-            into: writable; its length says how many bytes are wanted.
-            digest: state of the object that is wanted; None: whichever it has.
-            reading: lets another thread observe and end the read; None: nobody does.
-
-        Raises:
-            Cancelled: ``reading`` was ended.
-            SourceChanged: the object's digest is not ``digest`` (any more).
-            Unavailable: the range did not come whole in the attempts that one range has.
-        """
         ...
 
     def close(self) -> None:
@@ -213,7 +217,8 @@ class CountingStore:
         """Requests that were repeated because one before them failed."""
         return self._retries
 
-    def _count(self, *, requests: int = 0, received: int = 0, retries: int = 0) -> None:
+    def count(self, *, requests: int = 0, received: int = 0, retries: int = 0) -> None:
+        """Add to the counters."""
         with self._lock:
             self._requests += requests
             self._bytes_read += received

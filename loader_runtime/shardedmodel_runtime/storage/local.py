@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shardedmodel_runtime.errors import (
@@ -47,7 +47,7 @@ class LocalStore(CountingStore):
     """Files under one folder, which need not exist before the first write.
 
     Args:
-        uri: the folder.
+        uri: the folder; ``root`` is its path.
         retry: when to read again: a network file system's server may be away for a moment.
     """
 
@@ -55,26 +55,26 @@ class LocalStore(CountingStore):
         super().__init__()
         self._retry = retry or RetryPolicy()
         self.uri = str(uri)
-        self._root = Path(uri.path)
+        self.root = Path(uri.path)
 
     def require_root(self) -> None:
         """Nothing: the folder is made at the first write."""
 
     def describe(self, key: str) -> ObjectInfo:
         """Describe one file."""
-        self._count(requests=1)
-        with self._translated(key):
-            state = os.stat(self._path(key))
-            return self._info(key, state)
+        self.count(requests=1)
+        with self.translated(key):
+            state = os.stat(self.path(key))
+            return self.info(key, state)
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """Describe the files directly in folder ``prefix``."""
-        self._count(requests=1)
-        folder = self._path(prefix.rstrip("/")) if prefix else self._root
-        with self._translated(prefix):
+        self.count(requests=1)
+        folder = self.path(prefix.rstrip("/")) if prefix else self.root
+        with self.translated(prefix):
             return sorted(
                 (
-                    self._info(prefix + entry.name, entry.stat())
+                    self.info(prefix + entry.name, entry.stat())
                     for entry in os.scandir(folder)
                     if entry.is_file() and not entry.name.startswith(TEMPORARY_PREFIX)
                 ),
@@ -108,22 +108,15 @@ class LocalStore(CountingStore):
     ) -> None:
         """Fill ``into`` from ``start`` on; the digest is compared after the bytes were read."""
         reading = reading or Reading()
-
-        def repeated(error: Unavailable) -> None:
-            reading.failed(error)
-            self._count(retries=1)
-
-        self._retry.run(
-            lambda: self._read_once(key, start, into, digest, reading), repeated, reading.sleep
-        )
+        self.retried(lambda: self._read_once(key, start, into, digest, reading), reading)
 
     def _read_once(
         self, key: str, start: int, into: memoryview, digest: str | None, reading: Reading
     ) -> None:
-        self._count(requests=1)
+        self.count(requests=1)
         filled = 0
-        with self._translated(key), open(self._path(key), "rb", buffering=0) as file:
-            before = self._info(key, os.fstat(file.fileno()))
+        with self.translated(key), open(self.path(key), "rb", buffering=0) as file:
+            before = self.info(key, os.fstat(file.fileno()))
             with reading.landing(before.digest, lambda: None):
                 while filled < len(into):
                     slice_ = into[filled : filled + SLICE_BYTES]
@@ -132,8 +125,8 @@ class LocalStore(CountingStore):
                     if count == 0:
                         break
                     filled += count
-            self._count(received=filled)
-            state = self._info(key, os.fstat(file.fileno()))
+            self.count(received=filled)
+            state = self.info(key, os.fstat(file.fileno()))
         if state.digest != (digest or before.digest):
             raise SourceChanged(f"{self.uri}/{key}: the file changed while it was being read")
         if filled < len(into):
@@ -150,33 +143,53 @@ class LocalStore(CountingStore):
 
     def open_writer(self, key: str, size: int, part_bytes: int) -> LocalWriter:
         """Begin a file of ``size`` bytes under a temporary name."""
-        self._count(requests=1)
-        with self._translated(key):
-            return LocalWriter(self._path(key), size, part_bytes)
+        self.count(requests=1)
+        with self.translated(key):
+            return LocalWriter(self.path(key), size, part_bytes)
 
     def delete(self, key: str) -> None:
         """Delete one file."""
-        self._count(requests=1)
-        with self._translated(key):
-            self._path(key).unlink(missing_ok=True)
+        self.count(requests=1)
+        with self.translated(key):
+            self.path(key).unlink(missing_ok=True)
 
     def drop_unfinished(self) -> None:
         """Delete the temporary files under the folder."""
-        self._count(requests=1)
-        with self._translated(""):
-            for path in self._root.rglob(f"{TEMPORARY_PREFIX}*"):
+        self.count(requests=1)
+        with self.translated(""):
+            for path in self.root.rglob(f"{TEMPORARY_PREFIX}*"):
                 path.unlink(missing_ok=True)
 
-    def _path(self, key: str) -> Path:
-        return self._root / checked_key(key)
+    def retried(self, action: Callable[[], None], reading: Reading) -> None:
+        """Read a part of a file, and again while its server is away."""
 
-    def _info(self, key: str, state: os.stat_result) -> ObjectInfo:
+        def repeated(error: Unavailable) -> None:
+            reading.failed(error)
+            self.count(retries=1)
+
+        self._retry.run(action, repeated, reading.sleep)
+
+    def path(self, key: str) -> Path:
+        """Give the file of an object.
+
+        Raises:
+            ConfigurationError: the key is not a plain relative path.
+        """
+        return self.root / checked_key(key)
+
+    def info(self, key: str, state: os.stat_result) -> ObjectInfo:
+        """Describe a file by its state.
+
+        Raises:
+            NotFound: it is no file.
+        """
         if not stat.S_ISREG(state.st_mode):
             raise NotFound(f"{self.uri}/{key}: is not a file")
         return ObjectInfo(key, state.st_size, f"stat:{state.st_size}-{state.st_mtime_ns}")
 
-    def _translated(self, key: str) -> contextlib.AbstractContextManager[None]:
-        return _translated(f"{self.uri}/{key}" if key else self.uri, self._root)
+    def translated(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """Turn the system's errors about an object into ours."""
+        return _translated(f"{self.uri}/{key}" if key else self.uri, self.root)
 
 
 class LocalWriter:

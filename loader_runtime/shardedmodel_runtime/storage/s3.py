@@ -187,7 +187,7 @@ class S3Store(CountingStore):
                         if count == 0:
                             raise self._ended_early(key, len(into) - filled)
                         filled += count
-                        self._count(received=count)
+                        self.count(received=count)
             except BaseException:
                 answer.close()
                 raise
@@ -195,7 +195,7 @@ class S3Store(CountingStore):
 
         def repeated(error: Unavailable) -> None:
             reading.failed(error)
-            self._count(retries=1)
+            self.count(retries=1)
 
         if into:
             self._retry.run(attempt, repeated, reading.sleep)
@@ -262,13 +262,13 @@ class S3Store(CountingStore):
         return self._repeat(lambda: self._request(operation, key, **arguments))
 
     def _repeat(self, action: Callable[[], T]) -> T:
-        return self._retry.run(action, lambda error: self._count(retries=1))
+        return self._retry.run(action, lambda error: self.count(retries=1))
 
     def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make one request; ``Key=None`` among the arguments addresses the bucket itself."""
         arguments = {"Bucket": self._bucket, "Key": self._full_key(key, arguments), **arguments}
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        self._count(requests=1)
+        self.count(requests=1)
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**arguments)
         except ClientError as error:
@@ -292,7 +292,7 @@ class S3Store(CountingStore):
         headers = {"Range": f"bytes={begin}-{stop - 1}"}
         if digest is not None:
             headers["If-Match"] = _condition(digest)["IfMatch"]
-        self._count(requests=1)
+        self.count(requests=1)
         answer = self._ranges.get(self._prefix + checked_key(key), headers, self._where(key))
         try:
             self._check_range(key, answer, begin, stop, digest)
@@ -326,7 +326,7 @@ class S3Store(CountingStore):
                 if count == 0:
                     raise self._ended_early(key, len(into) - filled)
                 filled += count
-                self._count(received=count)
+                self.count(received=count)
         except (BotoCoreError, HTTPError, OSError) as error:
             body.close()
             raise Unavailable(f"{self._where(key)}: the answer broke off: {error}") from error

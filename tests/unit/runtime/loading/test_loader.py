@@ -75,6 +75,28 @@ def test_tensors_of_an_object_share_one_allocation(tmp_path: Path) -> None:
     assert weight.untyped_storage().data_ptr() == bias.untyped_storage().data_ptr()
 
 
+@pytest.mark.parametrize("map_files", [True, False])
+def test_tensors_are_exact_whether_files_are_mapped_or_copied(
+    tmp_path: Path, map_files: bool
+) -> None:
+    layout = write_layout(tmp_path, 2)
+    loaded = load(config(layout, map_files=map_files)).state_dict
+    assert {name: raw(tensor) for name, tensor in loaded.items()} == {
+        name: raw(tensor) for name, tensor in layout.expected[0].items()
+    }
+
+
+@pytest.mark.parametrize("map_files", [True, False])
+def test_a_tensor_that_is_written_to_leaves_the_layout_as_it_is(
+    tmp_path: Path, map_files: bool
+) -> None:
+    layout = write_layout(tmp_path, 2)
+    before = layout.object_path(0).read_bytes()
+    for tensor in load(config(layout, map_files=map_files)).state_dict.values():
+        tensor.zero_()
+    assert layout.object_path(0).read_bytes() == before
+
+
 def test_a_rank_reads_exactly_the_bytes_of_its_objects(tmp_path: Path) -> None:
     layout = write_layout(tmp_path, 2)
     report = load(config(layout, 1)).report
@@ -102,14 +124,15 @@ def test_a_range_is_never_smaller_than_a_block(tmp_path: Path) -> None:
 
 def test_a_block_spoiled_on_the_way_is_read_again(tmp_path: Path) -> None:
     layout = write_layout(tmp_path, 1)
-    loader = DistributedCheckpointLoader(config(layout), store=FlakyStore(layout, spoiled=2))
+    copied = config(layout, map_files=False)
+    loader = DistributedCheckpointLoader(copied, store=FlakyStore(layout, spoiled=2))
     state_dict = loader.load(layout.manifest).state_dict
     assert raw(state_dict["norm.weight"]) == raw(layout.expected[0]["norm.weight"])
 
 
 def test_repeated_blocks_count_as_retries_and_as_bytes_read(tmp_path: Path) -> None:
     layout = write_layout(tmp_path, 1)
-    one_block = config(layout, range_bytes=1)
+    one_block = config(layout, range_bytes=1, map_files=False)
     loader = DistributedCheckpointLoader(one_block, store=FlakyStore(layout, spoiled=1))
     report = loader.load(layout.manifest).report
     blocks = sum(len(item.blocks) for item in layout.manifest.objects)
