@@ -31,10 +31,10 @@ from tests.s3server import S3Server
 
 THREAD_COUNTS = (1, 2, 4, 8)
 """Of which the raw limit takes the best, found beforehand for each server."""
-_ONE_SERVER = ("ours", "boto3", "obstore", "raw")
+_ONE_SERVER = ("ours", "ours, held memory", "boto3", "obstore", "raw", "raw, new memory")
 _S3 = (*_ONE_SERVER, "ours, unverified", "runai-model-streamer", "s3torchconnector")
 _FILES = (
-    *("ours", "ours, unverified", "preadv"),
+    *("ours", "ours, unverified", "ours, held memory", "preadv", "preadv, new memory"),
     *("runai-model-streamer", "safetensors", "fastsafetensors"),
 )
 
@@ -146,6 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=700)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="a scene's name; default: all")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     load_before = os.getloadavg()
@@ -160,6 +161,8 @@ def main() -> int:
         layout = shard(source, (folder / "shards").as_uri(), 1)[2]
         measured = {}
         for scene in scenes(folder, server, nginx, layout):
+            if options.only not in (None, scene.name):
+                continue
             tuned = scene.with_best_threads(runner)
             measured[scene.name] = summarize(
                 take_turns(runner, tuned, options.rounds), tuned.limit, tuned.task.total

@@ -106,6 +106,22 @@ def ours_unverified(task: Task) -> Load:
     return ours(task, verify=False)
 
 
+def ours_again(task: Task) -> Load:
+    """This project's loader, into the memory of an earlier load: pages are there, as the limit's.
+
+    The earlier load is not counted.
+    """
+    from shardedmodel_runtime.loading.config import ModelLoadConfig
+    from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+
+    config = ModelLoadConfig(
+        layout=task.layout, endpoint_url=task.endpoint_url, device="cpu", map_files=False
+    )
+    held = DistributedCheckpointLoader(config).load()
+    loader = DistributedCheckpointLoader(config)
+    return lambda: loader.load(into=held).state_dict
+
+
 def runai(task: Task) -> Load:
     """runai-model-streamer, from S3 or files."""
     os.environ["RUNAI_STREAMER_S3_ENDPOINT"] = task.endpoint_url
@@ -192,7 +208,12 @@ def obstore(task: Task) -> Load:
     return lambda: _in_threads(task, fetch)
 
 
-def raw(task: Task) -> Load:
+def raw_fresh(task: Task) -> Load:
+    """Plain sockets, ``recv_into`` memory that is new, as every other loader's is."""
+    return raw(task, prefault=False)
+
+
+def raw(task: Task, prefault: bool = True) -> Load:
     """The limit: plain sockets, ``recv_into`` a buffer whose pages are there already."""
     import boto3 as library
     from botocore.config import Config
@@ -210,7 +231,7 @@ def raw(task: Task) -> Load:
         ).removeprefix(task.endpoint_url)
         for key in task.keys
     ]
-    buffers = _prefaulted(task)
+    buffers = _buffers(task, prefault)
     context = ssl.create_default_context(cafile=task.certificate or None)
 
     def connect() -> socket.socket:
@@ -238,9 +259,14 @@ def raw(task: Task) -> Load:
     return load
 
 
-def raw_file(task: Task) -> Load:
+def raw_file_fresh(task: Task) -> Load:
+    """``preadv`` in two threads into memory that is new, as every other loader's is."""
+    return raw_file(task, prefault=False)
+
+
+def raw_file(task: Task, prefault: bool = True) -> Load:
     """The limit of files: ``preadv`` in two threads into a buffer whose pages are there already."""
-    buffers = _prefaulted(task)
+    buffers = _buffers(task, prefault)
     files = [os.open(path, os.O_RDONLY) for path in task.paths]
 
     def read(span: tuple[int, int, int]) -> None:
@@ -286,19 +312,22 @@ def fastsafetensors(task: Task) -> Load:
 LOADERS: dict[str, Callable[[Task], Load]] = {
     "ours": ours,
     "ours, unverified": ours_unverified,
+    "ours, held memory": ours_again,
     "runai-model-streamer": runai,
     "s3torchconnector": s3torchconnector,
     "boto3": boto3,
     "obstore": obstore,
     "raw": raw,
+    "raw, new memory": raw_fresh,
     "preadv": raw_file,
+    "preadv, new memory": raw_file_fresh,
     "safetensors": safetensors,
     "fastsafetensors": fastsafetensors,
 }
 
 
 def _in_threads(task: Task, fetch: Callable[[str, int, memoryview], None]) -> object:
-    buffers = [memoryview(mmap.mmap(-1, size)) for size in task.sizes]
+    buffers = _buffers(task)
 
     def run(span: tuple[int, int, int]) -> None:
         number, start, stop = span
@@ -309,9 +338,9 @@ def _in_threads(task: Task, fetch: Callable[[str, int, memoryview], None]) -> ob
     return buffers
 
 
-def _prefaulted(task: Task) -> list[memoryview]:
+def _buffers(task: Task, prefault: bool = False) -> list[memoryview]:
     buffers = [memoryview(mmap.mmap(-1, size)) for size in task.sizes]
-    for buffer in buffers:
+    for buffer in buffers if prefault else ():
         buffer[::PAGE_BYTES] = bytes(len(buffer[::PAGE_BYTES]))
     return buffers
 

@@ -128,8 +128,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     scenes = record["scenes"]
-    figure, axes = pyplot.subplots(1, len(scenes), figsize=(4 * len(scenes), 4), layout="tight")
-    for axis, (scene, figures) in zip(axes, scenes.items(), strict=True):
+    size = (4 * len(scenes), 4)
+    figure, axes = pyplot.subplots(1, len(scenes), figsize=size, layout="tight", squeeze=False)
+    for axis, (scene, figures) in zip(axes[0], scenes.items(), strict=True):
         rates = {
             name: its["gigabytesPerSecond"]
             for name, its in figures["loaders"].items()

@@ -52,19 +52,26 @@ class Arena(Protocol):
 
 
 class HostArena:
-    """An object in host memory: bytes land in the tensor itself."""
+    """An object in host memory: bytes land in the tensor itself.
 
-    def __init__(self, size: int) -> None:
-        self.tensor = torch.empty(size, dtype=torch.uint8)
+    Args:
+        size: bytes of the object.
+        held: memory of an earlier load that is used again; None: new memory.
+    """
+
+    def __init__(self, size: int, held: torch.Tensor | None = None) -> None:
+        self.tensor = torch.empty(size, dtype=torch.uint8) if held is None else held
         self.copy_seconds = 0.0
+        self._is_new = held is None
         self._memory = self.tensor.numpy().data
 
     @contextmanager
     def landing(self, start: int, stop: int) -> Iterator[memoryview]:
         """Give the tensor's own memory, its pages made at once."""
         memory = self._memory[start:stop]
-        with suppress(OSError):  # they come when the bytes do, or the reason shows then
-            populate(memory, Access.WRITE)
+        if self._is_new:
+            with suppress(OSError):  # they come when the bytes do, or the reason shows then
+                populate(memory, Access.WRITE)
         yield memory
 
     @contextmanager
@@ -119,8 +126,12 @@ def choose_device(wanted: Device, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def arena_maker(device: torch.device, window_bytes: int, windows: int) -> Callable[[int], Arena]:
-    """Give what makes an arena of a number of bytes on ``device``.
+MakeArena = Callable[[int, torch.Tensor | None], Arena]
+"""Makes an arena of a number of bytes, in memory of an earlier load where some is given."""
+
+
+def arena_maker(device: torch.device, window_bytes: int, windows: int) -> MakeArena:
+    """Give what makes arenas on ``device``.
 
     Args:
         device: where tensors go.
@@ -128,7 +139,7 @@ def arena_maker(device: torch.device, window_bytes: int, windows: int) -> Callab
         windows: reads that may land at once.
 
     Returns:
-        What makes an arena. All of them share one ring, so that pinned memory does not grow with
+        What makes them. All of them share one ring, so that pinned memory does not grow with
         their number.
     """
     if device.type == "cpu":

@@ -34,7 +34,7 @@ class Gatherer:
         store: where the layout is.
         cache: of the node; None: there is none.
         config: how to read.
-        make_arena: makes an arena of a number of bytes.
+        make_arena: makes an arena for an object.
         map_files: whether files of the node's own may be mapped instead.
         block_bytes: of the layout.
         concurrency: most reads in flight.
@@ -47,7 +47,7 @@ class Gatherer:
         store: ObjectStore,
         cache: NodeCache | None,
         config: ModelLoadConfig,
-        make_arena: Callable[[int], Arena],
+        make_arena: ArenaMaker,
         map_files: bool,
         block_bytes: int,
         concurrency: int,
@@ -178,7 +178,7 @@ class Gatherer:
     def _opened(self, store: ObjectStore) -> Iterator[tuple[RangeStore, ArenaMaker]]:
         """Decide how a store is read: what gives its bytes, and what takes them."""
         if not (self._map_files and isinstance(store, LocalStore) and can_map(store.root)):
-            yield store, lambda item: self._make_arena(item.bytes)
+            yield store, self._make_arena
             return
         with MappedStore(store) as mapped:
             yield mapped, lambda item: MappedArena(mapped.map(item.key, item.bytes))

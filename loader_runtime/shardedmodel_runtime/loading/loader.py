@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from shardedmodel_runtime.errors import ConfigurationError
-from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, read_manifest
 from shardedmodel_runtime.loading.arena import arena_maker, choose_device
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
@@ -31,12 +31,15 @@ class LoadedShard:
     Args:
         state_dict: each tensor of the model in this rank's shape, as a view of its object's
             memory; tensors of sub-byte dtypes are their raw bytes (one-dimensional ``uint8``).
+        memory: the objects' bytes, headers included, that the tensors are views of:
+            one-dimensional ``uint8`` each.
         manifest: the layout's manifest.
         rank: the rank that this is.
         report: what the load took.
     """
 
     state_dict: dict[str, torch.Tensor]
+    memory: list[torch.Tensor]
     manifest: Manifest
     rank: int
     report: LoadReport
@@ -97,14 +100,20 @@ class DistributedCheckpointLoader:
         """Why the load goes on without the node's cache; empty while it does not."""
         return self._cache.error if self._cache is not None else ""
 
-    def load(self, manifest: Manifest | None = None) -> LoadedShard:
+    def load(
+        self, manifest: Manifest | None = None, *, into: LoadedShard | None = None
+    ) -> LoadedShard:
         """Load the rank's objects.
 
         Args:
             manifest: the layout's manifest where it is known already; else it is read first.
+            into: an earlier load of a layout that is cut alike, whose memory is used again:
+                new weights come into the tensors that a model holds, and no memory is asked for.
+                When the load fails, what those tensors hold is undefined.
 
         Raises:
-            ConfigurationError: the layout was not cut for ``world_size`` ranks.
+            ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` holds
+                objects of other sizes.
             LayoutNotFound: there is no manifest.
             ChecksumMismatch: a block is wrong in the store.
             StorageError: the store refused or failed.
@@ -116,7 +125,7 @@ class DistributedCheckpointLoader:
         self.progress.bytes = manifest.rank_bytes(self.config.rank)
         began = time.perf_counter()
         items = manifest.objects_of(self.config.rank)
-        arenas = self._gatherer(manifest).gather(items)
+        arenas = self._gatherer(manifest, _held(items, into)).gather(items)
         for arena in arenas:
             arena.finish()
         state_dict: dict[str, torch.Tensor] = {}
@@ -126,7 +135,11 @@ class DistributedCheckpointLoader:
         activities = self.progress.thread_seconds | {"copy": sum(a.copy_seconds for a in arenas)}
         phases = apportion(ended - began, activities)
         return LoadedShard(
-            state_dict, manifest, self.config.rank, self._report(ended - began, phases)
+            state_dict,
+            [arena.tensor for arena in arenas],
+            manifest,
+            self.config.rank,
+            self._report(ended - began, phases),
         )
 
     @property
@@ -135,16 +148,17 @@ class DistributedCheckpointLoader:
         limit = self.config.concurrency
         return limit if self.device.type == "cpu" else min(limit, MAX_WINDOWS)
 
-    def _gatherer(self, manifest: Manifest) -> Gatherer:
+    def _gatherer(self, manifest: Manifest, held: dict[str, torch.Tensor]) -> Gatherer:
         config = self.config
         deadline = config.deadline_seconds and time.monotonic() + config.deadline_seconds
         window_bytes = max(config.range_bytes, manifest.block_bytes)
+        make = arena_maker(self.device, window_bytes, self._concurrency + AT_ONCE)
         return Gatherer(
             self._store,
             self._cache,
             config,
-            arena_maker(self.device, window_bytes, self._concurrency + AT_ONCE),
-            config.map_files and self.device.type == "cpu",
+            lambda item: make(item.bytes, held.get(item.key)),
+            config.map_files and self.device.type == "cpu" and not held,
             manifest.block_bytes,
             self._concurrency,
             self.progress,
@@ -166,6 +180,19 @@ def open_layout(config: ModelLoadConfig) -> ObjectStore:
     """Open the store at the layout's address, with credentials from the environment."""
     options = StoreOptions.from_environment(endpoint_url=config.endpoint_url, region=config.region)
     return open_store(config.layout, options)
+
+
+def _held(items: list[LayoutObject], into: LoadedShard | None) -> dict[str, torch.Tensor]:
+    """Give each object, by its key, the memory that an earlier load held it in."""
+    if into is None:
+        return {}
+    wanted, held = [item.bytes for item in items], [tensor.numel() for tensor in into.memory]
+    if wanted != held:
+        raise ConfigurationError(
+            f"into: holds objects of {held} bytes, and the layout has {wanted} for rank "
+            f"{into.rank}; use memory of a layout that is cut alike, or load without it"
+        )
+    return {item.key: tensor for item, tensor in zip(items, into.memory, strict=True)}
 
 
 def _check_world_size(manifest: Manifest, config: ModelLoadConfig) -> None:

@@ -124,11 +124,12 @@ class DeviceArena:
 
     Args:
         size: bytes of the object.
+        held: the device's memory of an earlier load that is used again; None: new memory.
         ring: through which its bytes come.
     """
 
-    def __init__(self, size: int, ring: Ring) -> None:
-        self.tensor = ring.copier.allocate(size)
+    def __init__(self, size: int, held: torch.Tensor | None = None, *, ring: Ring) -> None:
+        self.tensor = ring.copier.allocate(size) if held is None else held
         self.copy_seconds = 0.0
         self._ring = ring
         self._copies: deque[Copy] = deque(maxlen=ring.windows)

@@ -97,6 +97,26 @@ def test_a_tensor_that_is_written_to_leaves_the_layout_as_it_is(
     assert layout.object_path(0).read_bytes() == before
 
 
+def test_new_weights_come_into_the_memory_of_an_earlier_load(tmp_path: Path) -> None:
+    first = write_layout(tmp_path / "first", 2)
+    other = {name: tensor + 1 for name, tensor in small_model().items()}
+    second = write_layout(tmp_path / "second", 2, other)
+    held = load(config(first, map_files=False))
+    DistributedCheckpointLoader(config(second)).load(into=held)
+    assert {name: raw(tensor) for name, tensor in held.state_dict.items()} == {
+        name: raw(tensor) for name, tensor in second.expected[0].items()
+    }
+
+
+def test_memory_of_objects_of_other_sizes_is_refused_before_it_is_touched(tmp_path: Path) -> None:
+    held = load(config(write_layout(tmp_path / "first", 2)))
+    before = held.memory[0].clone()
+    larger = write_layout(tmp_path / "second", 2, small_model(128))
+    with pytest.raises(ConfigurationError, match=r"into: holds objects of .* bytes"):
+        DistributedCheckpointLoader(config(larger)).load(into=held)
+    assert torch.equal(held.memory[0], before)
+
+
 def test_a_rank_reads_exactly_the_bytes_of_its_objects(tmp_path: Path) -> None:
     layout = write_layout(tmp_path, 2)
     report = load(config(layout, 1)).report

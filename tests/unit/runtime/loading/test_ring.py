@@ -52,7 +52,7 @@ def fill(arena: DeviceArena, start: int, data: bytes) -> None:
 
 
 def test_what_lands_in_windows_reaches_the_device() -> None:
-    arena = DeviceArena(10, Ring(2, 4, FakeCopier()))
+    arena = DeviceArena(10, ring=Ring(2, 4, FakeCopier()))
     for start, data in ((0, b"abcd"), (4, b"efgh"), (8, b"ij")):
         fill(arena, start, data)
     arena.finish()
@@ -61,7 +61,7 @@ def test_what_lands_in_windows_reaches_the_device() -> None:
 
 def test_a_window_is_used_again_only_after_its_copy() -> None:
     copier = FakeCopier()
-    arena = DeviceArena(8, Ring(1, 4, copier))
+    arena = DeviceArena(8, ring=Ring(1, 4, copier))
     fill(arena, 0, b"abcd")
     assert not copier.copies[0].has_run
     with arena.landing(4, 8):
@@ -72,7 +72,7 @@ def test_windows_are_made_once_and_shared_by_arenas() -> None:
     copier = FakeCopier()
     ring = Ring(2, 4, copier)
     for _ in range(5):
-        arena = DeviceArena(8, ring)
+        arena = DeviceArena(8, ring=ring)
         fill(arena, 0, b"abcd")
         fill(arena, 4, b"efgh")
         arena.finish()
@@ -80,7 +80,7 @@ def test_windows_are_made_once_and_shared_by_arenas() -> None:
 
 
 def test_a_read_waits_while_all_windows_are_in_use() -> None:
-    arena = DeviceArena(8, Ring(1, 4, FakeCopier()))
+    arena = DeviceArena(8, ring=Ring(1, 4, FakeCopier()))
     second = threading.Thread(target=fill, args=(arena, 4, b"efgh"))
     with arena.landing(0, 4) as memory:
         second.start()
@@ -94,7 +94,7 @@ def test_a_read_waits_while_all_windows_are_in_use() -> None:
 
 def test_what_failed_on_its_way_is_not_copied_and_gives_its_window_back() -> None:
     copier = FakeCopier()
-    arena = DeviceArena(4, Ring(1, 4, copier))
+    arena = DeviceArena(4, ring=Ring(1, 4, copier))
     with pytest.raises(ValueError, match="bad block"), arena.landing(0, 4):
         raise ValueError("bad block")
     fill(arena, 0, b"abcd")
@@ -102,7 +102,7 @@ def test_what_failed_on_its_way_is_not_copied_and_gives_its_window_back() -> Non
 
 
 def test_two_reads_of_the_same_bytes_have_windows_of_their_own() -> None:
-    arena = DeviceArena(4, Ring(2, 4, FakeCopier()))
+    arena = DeviceArena(4, ring=Ring(2, 4, FakeCopier()))
     with arena.landing(0, 4) as first, arena.aside(0, 4) as second:
         first[:], second[:] = b"abcd", b"efgh"
         assert bytes(first) == b"abcd"
