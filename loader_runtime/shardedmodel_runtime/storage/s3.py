@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader, create_loader
 from botocore.session import Session, get_session
 from urllib3.exceptions import HTTPError
 
@@ -93,7 +95,7 @@ class S3Store(CountingStore):
         self._bucket = uri.bucket
         self._prefix = f"{uri.path}/" if uri.path else ""
         self._retry = retry or RetryPolicy()
-        session = get_session()
+        session = _new_session()
         self._client = _make_client(session, options, read_timeout_seconds)
         self._ranges = RangeReader(self._client, session, uri.bucket, read_timeout_seconds)
 
@@ -333,6 +335,21 @@ class S3Store(CountingStore):
 
     def _ended_early(self, key: str, missing: int) -> Unavailable:
         return Unavailable(f"{self._where(key)}: the answer ended {missing} bytes early")
+
+
+def _new_session() -> Session:
+    """Begin a session of its own, which shares the descriptions of AWS's services with others."""
+    session = get_session()
+    session.register_component(
+        "data_loader", _descriptions(session.get_config_variable("data_path"))
+    )
+    return session
+
+
+@lru_cache
+def _descriptions(data_path: str | None) -> Loader:
+    """Give what parses them: once, since it takes longer than a hundred requests."""
+    return create_loader(data_path)
 
 
 def _make_client(core: Session, options: StoreOptions, read_timeout_seconds: float) -> Any:
