@@ -8,6 +8,7 @@ PYTHON  ?= python3
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 PYTEST  := $(BIN)/python -m pytest
+COVERED := $(BIN)/python -m coverage run -m pytest
 # Where the demo runs: devcluster (made here, without Docker), kind, or current (your kubeconfig's context).
 CLUSTER ?= devcluster
 # The smallest share of both packages' lines that the tests must run.
@@ -40,9 +41,17 @@ demo-down: setup ## Take the demo away again, all of it
 .PHONY: test
 test: setup lint ## Lint, then unit, integration and end-to-end tests with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m coverage run -m pytest tests/unit tests/integration tests/e2e $(PYTEST_ARGS)
+	@echo "test: what needs a node runs beside the rest; each tells its results when it has ended"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-node test-rest
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --fail-under=$(COVERAGE_FLOOR)
+
+# What needs a node waits more than it computes, so both together take little longer than one.
+.PHONY: test-node test-rest
+test-node: setup
+	@$(COVERED) tests/integration/devcluster tests/e2e $(PYTEST_ARGS)
+test-rest: setup
+	@$(COVERED) tests/unit tests/integration --ignore=tests/integration/devcluster $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: setup ## Unit tests alone: no network, seconds

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.devcluster import kubernetes_source, packages
 from tests.devcluster.errors import BuildError, MissingError
 from tests.devcluster.settings import cache_home, kubebuilder_assets
-from tests.devcluster.shell import Progress, run, run_long
+from tests.devcluster.shell import Progress, lock, run, run_long
 
 #: What the source package of Debian 12 holds; a stable release does not change it.
 DEBIAN_VERSION = (1, 20, 2)
@@ -201,16 +199,3 @@ def _check_version(found: str) -> None:
             f"Debian's source package holds Kubernetes {found}, not {wanted}: "
             "this needs Debian 12, or KUBEBUILDER_ASSETS with all programs"
         )
-
-
-@contextmanager
-def lock(path: Path, holder: str, progress: Progress) -> Iterator[None]:
-    """Holds a lock file while the body runs; the kernel releases it if this process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting for {holder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

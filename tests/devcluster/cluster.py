@@ -31,7 +31,7 @@ from tests.devcluster.errors import (
 from tests.devcluster.processes import NODE, Supervisor
 from tests.devcluster.runtime import Runtime
 from tests.devcluster.settings import Slot
-from tests.devcluster.shell import Progress, silent
+from tests.devcluster.shell import Progress, lock, silent
 
 #: Some 4 s are usual for the API server and 15 s for the node; a busy machine takes longer.
 READY_SECONDS = 120.0
@@ -107,7 +107,7 @@ class Cluster:
         Raises:
             DevClusterError: It did not come up; the message names component and log.
         """
-        with binaries.lock(self.slot.state.with_suffix(".lock"), "another up or down", progress):
+        with lock(self.slot.state.with_suffix(".lock"), "another up or down", progress):
             names = list(components.CONTROL_PLANE)
             if not control_plane_only:
                 names += components.RUNTIME
@@ -189,7 +189,7 @@ class Cluster:
         Raises:
             LeftoverError: Something could not be removed.
         """
-        with binaries.lock(self.slot.state.with_suffix(".lock"), "another up or down", progress):
+        with lock(self.slot.state.with_suffix(".lock"), "another up or down", progress):
             # A test's error names the logs, and is read after the cluster has gone.
             kept = {self.slot.logs.name}
             self._down(kept | {self.slot.containerd_root.name} if keep_images else kept)

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tests.devcluster import apt_sources, build_context, packages, pip_settings
-from tests.devcluster.binaries import lock
 from tests.devcluster.errors import BuildError, CommandError, MissingError
 from tests.devcluster.settings import cache_home
-from tests.devcluster.shell import Progress, run, run_long, silent
+from tests.devcluster.shell import Progress, lock, run, run_long, silent
 
 #: What ``ARG BASE`` is set to: Python on Debian, as in the image that the Dockerfiles name.
 BASE_TAG = "localhost/base:1"

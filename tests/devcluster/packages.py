@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tests.devcluster.errors import MissingError
 from tests.devcluster.settings import cache_home
-from tests.devcluster.shell import Progress, run_long
+from tests.devcluster.shell import Progress, lock, run_long
 
 #: etcd and openssl for the keys: all that an API server needs.
 CONTROL_PLANE = ("etcd-server", "openssl")
@@ -66,10 +66,16 @@ def ensure(packages: Iterable[str], progress: Progress) -> None:
         MissingError: Some are missing and this process may not install them.
         CommandError: apt-get failed.
     """
-    wanted = list(dict.fromkeys(packages))
-    missing = sorted(set(wanted) - installed())
-    if not missing:
+    wanted = set(packages)
+    if wanted <= installed():
         return
+    with lock(cache_home() / "apt.lock", "another installation of packages", progress):
+        _install(sorted(wanted - installed()), progress)
+
+
+def _install(missing: Sequence[str], progress: Progress) -> None:
+    if not missing:
+        return  # another process installed them meanwhile
     progress("will be installed with apt-get: " + " ".join(missing))
     if os.geteuid() != 0:
         raise MissingError(f"run as root, or first: apt-get install {' '.join(missing)}")

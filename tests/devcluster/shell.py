@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.devcluster.errors import CommandError, MissingError, tail
@@ -99,3 +101,16 @@ def _tick_until_done(
             return process.wait(timeout=TICK_SECONDS)
         except subprocess.TimeoutExpired:
             progress(f"{what}: {time.monotonic() - started:.0f} s so far")
+
+
+@contextmanager
+def lock(path: Path, holder: str, progress: Progress) -> Iterator[None]:
+    """Holds a lock file while the body runs; the kernel releases it if this process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for {holder}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -6,6 +6,7 @@ import pytest
 
 from tests.devcluster import binaries, tools
 from tests.devcluster.errors import BuildError, MissingError
+from tests.devcluster.shell import lock
 
 
 def program(folder: Path, name: str, version: str) -> None:
@@ -61,7 +62,7 @@ def test_a_text_without_a_version_is_refused() -> None:
 
 def test_a_lock_that_is_held_is_waited_for_and_said(tmp_path: Path) -> None:
     said: list[str] = []
-    with binaries.lock(tmp_path / "x" / ".lock", "another build", said.append):
+    with lock(tmp_path / "x" / ".lock", "another build", said.append):
         pass
     assert said == []
 
