@@ -153,6 +153,10 @@ class ShardSummary(Termination):
         return fitting
 
 
+CACHE_TROUBLE = "cache: "
+"""How the message of a rank begins that loads without the node's cache; it is well otherwise."""
+
+
 class RankReport(Wire):
     """One rank's load, as it stands now."""
 

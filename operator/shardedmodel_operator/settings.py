@@ -18,8 +18,14 @@ PREFIX = "SHARDEDMODEL_"
 
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 
+HostPath = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")]
+
 LEASE_PATTERN = r"^$|^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$"
 """Namespace and name, as Kubernetes allows them."""
+
+
+LISTS = ("namespaces", "cache_host_paths")
+"""Settings that are written with commas between their items."""
 
 
 class Settings(BaseModel):
@@ -40,6 +46,10 @@ class Settings(BaseModel):
     lease: Annotated[str, StringConstraints(pattern=LEASE_PATTERN)] = ""
     """Lease, ``namespace/name``, by which one of several operators acts; none means that this one
     always does, and must be the only one of its namespaces."""
+
+    cache_host_paths: tuple[HostPath, ...] = ()
+    """Paths of nodes, separated by commas, that `spec.workers.cache.hostPath` may lie in or below;
+    none allows no such cache."""
 
     workers: int = Field(default=4, ge=1, le=64)
     """Models that are reconciled at a time: they wait for the API server, not for the CPU."""
@@ -71,8 +81,9 @@ class Settings(BaseModel):
             for name, value in environment.items()
             if name.startswith(PREFIX)
         }
-        if isinstance(listed := values.get("namespaces"), str):
-            values["namespaces"] = [part.strip() for part in listed.split(",") if part.strip()]
+        for name in LISTS:
+            if isinstance(listed := values.get(name), str):
+                values[name] = [part.strip() for part in listed.split(",") if part.strip()]
         values.update(overrides or {})
         try:
             return cls.model_validate(values)

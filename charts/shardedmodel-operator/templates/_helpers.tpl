@@ -78,6 +78,7 @@ namespace="{{ .Release.Namespace }}", pod=~"{{ include "operator.name" . }}-.*"
 - {name: SHARDEDMODEL_RUNTIME_IMAGE, value: {{ include "operator.runtimeImage" . | quote }}}
 - {name: SHARDEDMODEL_RUNTIME_IMAGE_PULL_POLICY, value: {{ .Values.runtimeImagePullPolicy }}}
 - {name: SHARDEDMODEL_NAMESPACES, value: {{ join "," .Values.namespaces | quote }}}
+- {name: SHARDEDMODEL_CACHE_HOST_PATHS, value: {{ join "," .Values.cacheHostPaths | quote }}}
 - {name: SHARDEDMODEL_LEASE, value: {{ printf "%s/%s" .Release.Namespace (include "operator.name" .) }}}
 - {name: SHARDEDMODEL_WORKERS, value: {{ .Values.workers | quote }}}
 - {name: SHARDEDMODEL_RESYNC_SECONDS, value: {{ .Values.resyncSeconds | quote }}}

@@ -27,6 +27,7 @@ import torch
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.layout.manifest import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena
+from shardedmodel_runtime.report import CACHE_TROUBLE
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class NodeCache:
         """Go on without the cache, and say why once."""
         if not self.error:
             reason = excerpt(error.strerror or str(error))
-            self.error = f"cache: {self.folder}: {reason}; loading goes on without it"
+            self.error = f"{CACHE_TROUBLE}{self.folder}: {reason}; loading goes on without it"
             logger.warning("%s", self.error)
 
     def holds(self, item: LayoutObject) -> bool:

@@ -66,6 +66,14 @@ Quantity = Annotated[
 ]
 
 
+SIZE_UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "M": 10**6, "G": 10**9, "T": 10**12}
+"""Units of a cache's size: smaller ones would hold no object."""
+SIZE_PATTERN = rf"^[1-9][0-9]{{0,5}}({'|'.join(SIZE_UNITS)})$"
+PATH_PATTERN = r"^$|^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
+"""An absolute path without `.` or `..`, and hence one that a list of allowed paths can judge."""
+CACHE_HINT = "use one of claimName and hostPath, or none of them for an emptyDir"
+
+
 class SecretReference(ApiModel):
     """A Secret in the namespace of the model, by name."""
 
@@ -142,6 +150,40 @@ class Resources(ApiModel):
     overhead."""
 
 
+class Cache(ApiModel):
+    """A folder on the node where verified objects stay, for ranks that start again.
+
+    Without a claim or a path it is an `emptyDir`, which outlives containers but not the pod.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                cel(
+                    "!has(self.claimName) || !has(self.hostPath) || self.claimName == '' || "
+                    "self.hostPath == ''",
+                    CACHE_HINT,
+                )
+            ]
+        }
+    )
+
+    size: Annotated[str, StringConstraints(max_length=32, pattern=SIZE_PATTERN)]
+    """Most that it holds, such as `200Gi`; what was not used for longest gives way. The pods of a
+    node that share a folder should have the same size here."""
+    claim_name: ShortText = ""
+    """PersistentVolumeClaim of the namespace to keep it in."""
+    host_path: Annotated[str, StringConstraints(max_length=MAX_URI, pattern=PATH_PATTERN)] = ""
+    """Folder of the node, shared by its pods. It has to be there, writable for user 65532, and
+    below a path that the operator was told to allow."""
+
+    @property
+    def size_bytes(self) -> int:
+        """`size` in bytes."""
+        unit = self.size.lstrip("0123456789")
+        return int(self.size.removesuffix(unit)) * SIZE_UNITS[unit]
+
+
 class Workers(ApiModel):
     """The pods that hold the shards."""
 
@@ -155,6 +197,9 @@ class Workers(ApiModel):
     resources: Resources = Resources()
     """Compute resources of the rank container. `nvidia.com/gpu` is added unless the backend is
     gloo or a GPU resource is named here."""
+    cache: Cache | None = None
+    """Where ranks of a node keep what they have verified; without it every start reads from the
+    storage."""
     exclusive_topology: Annotated[
         str,
         StringConstraints(

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 from shardedmodel_operator.api.problem import Problem
 from shardedmodel_operator.api.sharding import RULE_FIELDS
 from shardedmodel_operator.api.spec import (
+    CACHE_HINT,
     ENDPOINT_HINT,
     MAX_RANKS,
     RANKS_HINT,
     URI_HINT,
+    Cache,
     ShardedModelSpec,
     known_address,
     known_endpoint,
@@ -67,6 +69,7 @@ def semantic_problems(name: str, spec: ShardedModelSpec) -> list[Problem]:
         *_addresses(spec),
         *_parallelism(spec),
         *_rules(spec),
+        *_cache(spec.workers.cache),
         *template_problems(spec.workers),
     ]
 
@@ -103,6 +106,11 @@ def _parallelism(spec: ShardedModelSpec) -> Iterator[Problem]:
             "spec.workers.gpusPerPod",
             f"{per_pod} does not divide the {world} ranks of spec.parallelism; use one of {works}",
         )
+
+
+def _cache(cache: Cache | None) -> Iterator[Problem]:
+    if cache is not None and cache.claim_name and cache.host_path:
+        yield Problem("spec.workers.cache", f"has a claim and a path; {CACHE_HINT}")
 
 
 def _rules(spec: ShardedModelSpec) -> Iterator[Problem]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from shardedmodel_operator.api.status import ShardedModelStatus, ShardingStatus
+from shardedmodel_operator.api.status import RankStatus, ShardedModelStatus, ShardingStatus
 from shardedmodel_operator.planning.result import EventDraft
+from shardedmodel_runtime.report import CACHE_TROUBLE
 
 MB = 1e6
 """Sizes are told in decimal MB."""
@@ -15,6 +16,7 @@ def transitions(old: ShardedModelStatus, new: ShardedModelStatus) -> tuple[Event
         *_sharding(old, new),
         *_groups(old, new),
         *_readiness(old, new),
+        *_cache(old, new),
     ]
     return tuple(drafts)
 
@@ -103,6 +105,22 @@ def _readiness(old: ShardedModelStatus, new: ShardedModelStatus) -> list[EventDr
     elif ready.reason not in PROGRESS_REASONS:
         drafts.append(EventDraft("Warning", ready.reason, ready.message))
     return drafts
+
+
+def _cache(old: ShardedModelStatus, new: ShardedModelStatus) -> list[EventDraft]:
+    """Say once that ranks load without their cache: they do all the same."""
+    before = {(rank.group, rank.id, rank.pod) for rank in _without_cache(old)}
+    found = [r for r in _without_cache(new) if (r.group, r.id, r.pod) not in before]
+    if not found:
+        return []
+    first, more = found[0], len(found) - 1
+    others = f"; so do {more} more ranks" if more else ""
+    told = f"rank {first.id} of {first.pod} loads without it: {first.message}{others}"
+    return [EventDraft("Warning", "CacheFailed", told)]
+
+
+def _without_cache(status: ShardedModelStatus) -> list[RankStatus]:
+    return [rank for rank in status.ranks if rank.message.startswith(CACHE_TROUBLE)]
 
 
 PROGRESS_REASONS = frozenset(

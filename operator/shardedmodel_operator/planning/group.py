@@ -9,6 +9,7 @@ from typing import Any
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning import labels
+from shardedmodel_operator.planning.cache import cache_flags, cache_mounts, cache_volumes
 from shardedmodel_operator.planning.job import owner_reference
 from shardedmodel_operator.planning.names import group_name
 from shardedmodel_operator.planning.observed import RANK_CONTAINER
@@ -175,6 +176,7 @@ def _pod_spec(
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(shm)}},
+            *cache_volumes(spec.workers.cache),
         ],
     }
 
@@ -203,6 +205,7 @@ def _container(
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
+            *cache_mounts(spec.workers.cache),
         ],
         **_probes(spec, layout, settings),
         **restricted_container(),
@@ -231,6 +234,7 @@ def _flags(spec: ShardedModelSpec) -> list[str]:
         entrypoint=spec.workers.entrypoint,
         port=HTTP_PORT,
         termination_log="/dev/termination-log",
+        **cache_flags(spec.workers.cache),
     )
 
 

@@ -11,12 +11,14 @@ is killed between any two calls goes on where it was, and a reverted spec goes b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.api.status import ShardedModelStatus
+from shardedmodel_operator.planning.cache import cache_problem
 from shardedmodel_operator.planning.deletion import plan_deletion
 from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.group_views import view_groups
@@ -46,11 +48,18 @@ def plan(model: ShardedModel, observed: Observed, settings: PlanSettings, now: d
     """
     if model.deleting:
         return plan_deletion(model, observed, settings, now)
+    model = _allowed(model, settings)
     if model.spec is None:
         groups = view_groups(model, None, None, observed, settings, now)
         status = invalid_status(model, groups, now)
         return Plan(status=status, events=transitions(model.status, status))
     return _plan_valid(model, model.spec, observed, settings, now)
+
+
+def _allowed(model: ShardedModel, settings: PlanSettings) -> ShardedModel:
+    """The model, without its spec where that asks for what the admin has not allowed."""
+    problem = cache_problem(model.spec, settings.cache_host_paths) if model.spec else None
+    return model if problem is None else replace(model, spec=None, problems=(problem,))
 
 
 def _plan_valid(

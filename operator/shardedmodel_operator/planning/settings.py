@@ -14,6 +14,9 @@ class PlanSettings:
     """Image of Job and rank pods when ``spec.workers.image`` is empty."""
     image_pull_policy: str = "IfNotPresent"
     """Images are immutable by convention, and nodes of closed networks cannot pull at all."""
+    cache_host_paths: tuple[str, ...] = ()
+    """Paths of nodes that caches may lie in or below: none, since what a pod may do to its node is
+    the admin's to say."""
     job_requests: Mapping[str, str] = field(
         default_factory=lambda: {"cpu": "100m", "memory": "256Mi"}
     )

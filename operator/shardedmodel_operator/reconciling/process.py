@@ -78,6 +78,7 @@ class Operator:
             settings=PlanSettings(
                 runtime_image=settings.runtime_image,
                 image_pull_policy=settings.runtime_image_pull_policy,
+                cache_host_paths=settings.cache_host_paths,
             ),
             now=lambda: datetime.now(UTC),
         )

@@ -23,6 +23,10 @@ def with_source(**fields: Any) -> ModelBuilder:
     return builder
 
 
+def with_cache(**fields: str) -> ModelBuilder:
+    return ModelBuilder().with_workers(cache=fields)
+
+
 def with_template(template: dict[str, Any]) -> ModelBuilder:
     return ModelBuilder().with_workers(template=template)
 
@@ -95,6 +99,21 @@ CASES: list[tuple[str, ModelBuilder, str]] = [
         ModelBuilder().with_parallelism(tensor=6).with_workers(gpusPerPod=4),
         "spec.workers.gpusPerPod: 4 does not divide the 6 ranks of spec.parallelism; use one of "
         "1, 2, 3, 6",
+    ),
+    (
+        "cache in two places",
+        with_cache(size="1Gi", claimName="fast", hostPath="/fast"),
+        "spec.workers.cache: has a claim and a path; use one of claimName and hostPath",
+    ),
+    (
+        "cache without a unit",
+        with_cache(size="1000"),
+        "spec.workers.cache.size: '1000' String should match pattern",
+    ),
+    (
+        "cache outside of its folder",
+        with_cache(size="1Gi", hostPath="/models/../etc"),
+        "spec.workers.cache.hostPath: '/models/../etc' String should match pattern",
     ),
     ("missing storage", ModelBuilder().without("storage"), "spec.storage: is required"),
     (

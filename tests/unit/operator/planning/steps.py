@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from tests.builders_operator import ModelBuilder, group_report, summary
+from shardedmodel_operator.planning.settings import PlanSettings
+from tests.builders_operator import SETTINGS, ModelBuilder, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 
 
-def sharded(builder: ModelBuilder | None = None) -> SimulatedCluster:
+def sharded(
+    builder: ModelBuilder | None = None, settings: PlanSettings = SETTINGS
+) -> SimulatedCluster:
     """A model whose layout is there and whose groups were made."""
-    cluster = SimulatedCluster(builder or ModelBuilder())
+    cluster = SimulatedCluster(builder or ModelBuilder(), settings=settings)
     cluster.settle()
     cluster.end_job("Complete", 0, summary().to_json())
     cluster.settle()
