@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from shardedmodel_operator.api.resource import FINALIZER, ShardedModel
-from shardedmodel_operator.planning.observed import Job, Observed, Pod, Service, StatefulSet
+from shardedmodel_operator.planning.observed import Job, Meta, Observed, Pod, Service, StatefulSet
 from shardedmodel_operator.planning.plan import plan
 from shardedmodel_operator.planning.result import EventDraft, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
@@ -33,6 +33,7 @@ class SimulatedCluster:
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     reports: dict[str, GroupReport] = field(default_factory=dict)
     neighbours: list[ModelBuilder] = field(default_factory=list)
+    neighbouring_sets: list[tuple[str, Meta]] = field(default_factory=list)
     progress: dict[str, ShardProgress] = field(default_factory=dict)
     events: list[EventDraft] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
@@ -53,6 +54,7 @@ class SimulatedCluster:
             shard_progress=self.progress,
             group_reports=self.reports,
             neighbours=tuple(builder.build() for builder in self.neighbours),
+            neighbouring_sets=tuple(self.neighbouring_sets),
         )
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:

@@ -88,6 +88,8 @@ class ObjectCache:
         self._entries: dict[Resource, dict[str, _Entry]] = defaultdict(dict)
         self._uids: dict[tuple[Resource, Key], set[str]] = defaultdict(set)
         self._buried: OrderedDict[str, int] = OrderedDict()
+        self._leaving: set[str] = set()
+        """Uids of models that are on their way out: few, and asked for at every look."""
 
     def put(self, resource: Resource, body: Object) -> None:
         """Keep ``body``, trimmed, unless a newer state of it or its end is known.
@@ -103,6 +105,8 @@ class ObjectCache:
         if key is not None:
             self._entries[resource][uid] = _Entry(key, version(body), TRIM[resource](body))
             self._uids[resource, key].add(uid)
+            if resource == MODELS and "deletionTimestamp" in body["metadata"]:
+                self._leaving.add(uid)
 
     def remove(self, resource: Resource, uid: str, at: int) -> None:
         """Forget an object that had gone at version ``at``.
@@ -124,16 +128,18 @@ class ObjectCache:
         """The key of every model."""
         return {entry.key for entry in self._entries[MODELS].values()}
 
-    def neighbours(self, body: Object) -> list[Object]:
-        """Other models whose layouts are kept at the same address."""
-        uri = _storage_uri(body)
-        entries = self._entries[MODELS].values()
-        own = body["metadata"]["uid"]
-        return [
-            e.value
-            for e in entries
-            if e.value["metadata"]["uid"] != own and _storage_uri(e.value) == uri
-        ]
+    def neighbours(self, body: Object, *, leaving: bool = False) -> list[Object]:
+        """Other models whose layouts are kept at the same address, or those that go alone."""
+        uri, own = _storage_uri(body), body["metadata"]["uid"]
+        models = self._entries[MODELS]
+        uids = self._leaving if leaving else models
+        found = [models[uid].value for uid in uids if uid != own]
+        return [other for other in found if _storage_uri(other) == uri]
+
+    def neighbouring_sets(self, key: Key) -> list[tuple[str, observed.Meta]]:
+        """StatefulSets of other models, each with its namespace."""
+        entries = self._entries[STATEFULSETS].values()
+        return [(e.key.namespace, e.value.meta) for e in entries if e.key != key]
 
     def observe(self, key: Key) -> observed.Observed:
         """What belongs to a model, without reports."""
@@ -157,6 +163,7 @@ class ObjectCache:
         return [entries[uid].value for uid in sorted(self._uids.get((resource, key), ()))]
 
     def _drop(self, resource: Resource, uid: str) -> None:
+        self._leaving.discard(uid)
         entry = self._entries[resource].pop(uid, None)
         if entry is None:
             return

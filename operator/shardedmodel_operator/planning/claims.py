@@ -61,7 +61,7 @@ def _retry_note(seen: Situation) -> str:
     if sharding.retry_at is not None:
         when = sharding.retry_at.strftime("%H:%M:%SZ")
         return f"; attempt {_attempt(sharding) + 1} starts at {when}"
-    if sharding.next_attempt is not None:
+    if sharding.next_attempt is not None and not sharding.waits_for:
         return f"; attempt {sharding.next_attempt} starts now"
     if _attempt(sharding) > 1 and sharding.job and not sharding.job.finished:
         return f"; attempt {_attempt(sharding)} is under way"

@@ -2,7 +2,8 @@
 
 Everything else goes by owner references. With ``storage.retention: Delete`` a finalizer keeps the
 model until a Job has deleted the layout, which waits until nothing of this model reads or writes
-it; whatever goes wrong, the model is let go in bounded time, with an Event that says what is left.
+it and no other may be about to; whatever goes wrong, the model is let go in bounded time, with an
+Event that says what is left.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from shardedmodel_operator.api.resource import ShardedModel, spec_request_hash
+from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.failures import pod_fault, worst
@@ -18,6 +19,11 @@ from shardedmodel_operator.planning.job import cleanup_job
 from shardedmodel_operator.planning.observed import Job, Observed, parse_time
 from shardedmodel_operator.planning.result import EventDraft, ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.planning.sharing import layout_to_delete, layout_uri, maker_of, user_of
+
+CLEANUP_MARGIN = 60
+"""Seconds between the end of a cleanup Job and that of the wait for it: its pod has 30 s to end,
+and it has ended before somebody else may write there. A Job of less than that is not begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,7 @@ class _Layout:
     @property
     def uri(self) -> str:
         """Its address."""
-        return f"{self.spec.storage.uri.rstrip('/')}/{self.name}"
+        return layout_uri(self.spec, self.name)
 
 
 def plan_deletion(
@@ -39,23 +45,34 @@ def plan_deletion(
     """Decide what to do for a model that was asked to go."""
     if not model.finalized:
         return Plan(status=model.status)
-    name = model.status.sharding.layout_hash if model.status.sharding else ""
-    if not name or (model.spec is not None and model.spec.storage.retention == "Retain"):
+    name = layout_to_delete(model)
+    if not name:
         return _let_go(model)
     if model.spec is None:
         told = f"layout {name} is left behind: the spec that says where it is cannot be meant"
         return _let_go(model, EventDraft("Warning", "LayoutNotDeleted", told))
     layout = _Layout(model.spec, name)
-    if user := _other_user(layout, observed):
+    cleanup = _cleanup(model, observed)
+    # What has begun is ended: who comes now waits, and makes the layout anew.
+    if cleanup is None and (user := user_of(layout.spec, name, observed)):
         return _let_go(model, EventDraft("Normal", "LayoutKept", f"{layout.uri}: {user} uses it"))
-    return _delete(model, layout, observed, settings, now)
+    return _delete(model, layout, cleanup, observed, settings, now)
+
+
+def _cleanup(model: ShardedModel, observed: Observed) -> Job | None:
+    """The Job that deletes the layout, once there is one."""
+    jobs = [j for j in observed.jobs if j.meta.owner_uid == model.uid and not j.meta.deleting]
+    return next((j for j in jobs if j.meta.role == labels.ROLE_CLEANUP), None)
 
 
 def _delete(
-    model: ShardedModel, layout: _Layout, observed: Observed, settings: PlanSettings, now: datetime
+    model: ShardedModel,
+    layout: _Layout,
+    cleanup: Job | None,
+    observed: Observed,
+    settings: PlanSettings,
+    now: datetime,
 ) -> Plan:
-    jobs = [j for j in observed.jobs if j.meta.owner_uid == model.uid and not j.meta.deleting]
-    cleanup = next((j for j in jobs if j.meta.role == labels.ROLE_CLEANUP), None)
     if cleanup is not None and cleanup.succeeded:
         return _let_go(model, EventDraft("Normal", "LayoutDeleted", layout.uri))
     asked = parse_time(model.deleted_at) or now
@@ -63,17 +80,24 @@ def _delete(
     if now >= deadline or (cleanup is not None and cleanup.failed):
         return _let_go(model, _given_up(layout, cleanup, observed, settings))
     users = _own_users(model, observed)
-    busy = bool(users) or any(
-        pod.meta.role == labels.ROLE_SHARD and pod.phase not in ("Succeeded", "Failed")
-        for pod in observed.pods
-    )
+    maker = maker_of(layout.spec, observed)
+    left = (deadline - now).total_seconds()
+    begin = not (users or maker or cleanup or _writes(observed)) and left > 2 * CLEANUP_MARGIN
+    limit = int(left) - CLEANUP_MARGIN
     return Plan(
         status=model.status,
-        apply=()
-        if busy or cleanup is not None
-        else (cleanup_job(model, layout.spec, layout.name, settings),),
+        apply=(cleanup_job(model, layout.spec, layout.name, settings, limit),) if begin else (),
         delete=tuple(users),
-        requeue_after=(deadline - now).total_seconds(),
+        # Nothing tells of another model's layout.
+        requeue_after=min(left, settings.poll_seconds) if maker else left,
+    )
+
+
+def _writes(observed: Observed) -> bool:
+    """Whether a pod of this model still cuts its checkpoint."""
+    return any(
+        pod.meta.role == labels.ROLE_SHARD and pod.phase not in ("Succeeded", "Failed")
+        for pod in observed.pods
     )
 
 
@@ -96,24 +120,14 @@ def _own_users(model: ShardedModel, observed: Observed) -> list[ObjectRef]:
     ]
 
 
-def _other_user(layout: _Layout, observed: Observed) -> str:
-    """Another model that has the layout, or has asked for it; empty when there is none."""
-    request = spec_request_hash(layout.spec)
-    for other in observed.neighbours:
-        if other.deleting or other.spec is None:
-            continue
-        has = other.status.sharding.layout_hash if other.status.sharding else ""
-        if has == layout.name or spec_request_hash(other.spec) == request:
-            return f"ShardedModel {other.namespace}/{other.name}"
-    return ""
-
-
 def _given_up(
     layout: _Layout, cleanup: Job | None, observed: Observed, settings: PlanSettings
 ) -> EventDraft:
     pods = observed.pods_of(cleanup.meta) if cleanup is not None else []
     fault = worst(f for pod in pods if (f := pod_fault(pod, "deletion of the layout")) is not None)
-    why = fault.message if fault else f"not done in {settings.cleanup_seconds} s"
+    maker = maker_of(layout.spec, observed)
+    late = f"{maker} may be cutting it" if maker else f"not done in {settings.cleanup_seconds} s"
+    why = fault.message if fault else late
     return EventDraft(
         "Warning",
         "LayoutNotDeleted",

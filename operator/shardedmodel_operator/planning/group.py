@@ -15,6 +15,7 @@ from shardedmodel_operator.planning.names import group_name
 from shardedmodel_operator.planning.observed import RANK_CONTAINER
 from shardedmodel_operator.planning.placement import exclusive_affinity
 from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.planning.sharing import layout_label
 from shardedmodel_operator.planning.template import (
     credentials,
     flags,
@@ -143,7 +144,11 @@ def stateful_set(
         "metadata": {
             "name": name,
             "namespace": model.namespace,
-            "labels": own_labels | {labels.RANKS_PER_POD: str(spec.workers.gpus_per_pod)},
+            "labels": {
+                **own_labels,
+                labels.RANKS_PER_POD: str(spec.workers.gpus_per_pod),
+                labels.LAYOUT: layout_label(layout.uri),
+            },
             "ownerReferences": [owner_reference(model)],
         },
         "spec": {

@@ -85,9 +85,13 @@ def template_hash(spec: ShardedModelSpec, settings: PlanSettings) -> str:
 
 
 def cleanup_job(
-    model: ShardedModel, spec: ShardedModelSpec, layout: str, settings: PlanSettings
+    model: ShardedModel,
+    spec: ShardedModelSpec,
+    layout: str,
+    settings: PlanSettings,
+    seconds: int,
 ) -> dict[str, Any]:
-    """Make the Job that deletes the layout of this hash; it ends by itself in bounded time."""
+    """Make the Job that deletes the layout of this hash; it ends by itself after ``seconds``."""
     own_labels = labels.common(model.name, labels.ROLE_CLEANUP)
     container = {
         **_plain_container(CLEANUP_CONTAINER, spec, settings),
@@ -116,7 +120,7 @@ def cleanup_job(
         },
         "spec": {
             "backoffLimit": CLEANUP_RETRIES,
-            "activeDeadlineSeconds": settings.cleanup_seconds,
+            "activeDeadlineSeconds": seconds,
             "template": _pod_template(spec, own_labels, container),
         },
     }

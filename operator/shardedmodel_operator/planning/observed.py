@@ -300,7 +300,10 @@ class Observed:
     shard_progress: Mapping[str, ShardProgress] = field(default_factory=dict)
     group_reports: Mapping[str, GroupReport] = field(default_factory=dict)
     neighbours: tuple[ShardedModel, ...] = ()
-    """Other models that keep layouts at the same address; told only of a model that goes."""
+    """Other models that keep layouts at the same address. A model that is to stay is told only of
+    those that go."""
+    neighbouring_sets: tuple[tuple[str, Meta], ...] = ()
+    """StatefulSets of other models, each with its namespace; told only to a model that goes."""
 
     def pods_of(self, owner: Meta) -> list[Pod]:
         """Pods that ``owner`` controls and that are not on their way out, by name."""

@@ -29,7 +29,7 @@ from shardedmodel_operator.planning.observed import Job, Observed
 from shardedmodel_operator.planning.progress import deadline
 from shardedmodel_operator.planning.result import ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
-from shardedmodel_operator.planning.sharding import relayout, view_sharding
+from shardedmodel_operator.planning.sharding import ShardingView, relayout, view_sharding
 from shardedmodel_operator.planning.situation import Situation, situation
 from shardedmodel_operator.planning.status import invalid_status, status_of
 
@@ -73,11 +73,10 @@ def _plan_valid(
     groups = view_groups(model, spec, sharding.layout, observed, settings, now)
     seen = situation(model, spec, sharding, groups)
     due = None if spec.suspend else relayout(sharding, seen.fault, settings)
-    attempt = sharding.next_attempt
-    if attempt is None and due is not None and now >= due:
-        attempt = (sharding.job.attempt if sharding.job else 0) + 1
+    attempt = _attempt(sharding, due, now)
+    waits = attempt is not None and bool(sharding.waits_for)
     manifests = []
-    if attempt is not None:
+    if attempt is not None and not waits:
         manifests.append(shard_job(model, spec, sharding.request, attempt, settings))
     if sharding.layout is not None:
         manifests += wanted(model, spec, sharding.layout, groups, observed, settings)
@@ -93,9 +92,16 @@ def _plan_valid(
         events=transitions(model.status, status),
         finalizer=_finalizer(model, spec),
         requeue_after=settings.poll_seconds
-        if held_back
+        if held_back or waits
         else _requeue(seen, (due, _deadline(spec, status)), settings, now),
     )
+
+
+def _attempt(sharding: ShardingView, due: datetime | None, now: datetime) -> int | None:
+    """The attempt to make now, if any: the next one, or one to replace a layout that is gone."""
+    if sharding.next_attempt is None and due is not None and now >= due:
+        return (sharding.job.attempt if sharding.job else 0) + 1
+    return sharding.next_attempt
 
 
 def _finalizer(model: ShardedModel, spec: ShardedModelSpec) -> bool | None:

@@ -20,6 +20,7 @@ from shardedmodel_operator.planning.job_reports import (
 from shardedmodel_operator.planning.missing import due_at, missing_fault, since
 from shardedmodel_operator.planning.observed import Job, Observed, Pod
 from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.planning.sharing import deleter_of, layout_uri
 from shardedmodel_runtime.errors import excerpt
 
 MAX_DOUBLINGS = 16
@@ -43,6 +44,8 @@ class ShardingView:
     """When the next attempt is due; None when none is."""
     next_attempt: int | None = None
     """Attempt to create now."""
+    waits_for: str = ""
+    """A model whose layout is being deleted, and may be the one that an attempt would make."""
     missing_due_at: datetime | None = None
     """When pods of the Job that are missed are called missing."""
     outdated: tuple[Job, ...] = ()
@@ -67,7 +70,20 @@ def view_sharding(
     others = (j for j in own if j.request != request and j.succeeded)
     kept = _kept(jobs) + _newest(others, spec.rollout.revision_history_limit)
     view = _view(model, spec, observed, request, jobs, settings, now)
+    view = _behind(view, deleter_of(spec, observed))
     return replace(view, outdated=tuple(job for job in own if job not in kept))
+
+
+def _behind(view: ShardingView, deleter: str) -> ShardingView:
+    """Say whom an attempt that is due has to wait for."""
+    if not deleter or view.next_attempt is None:
+        return replace(view, waits_for=deleter)
+    told = (
+        f"{deleter} is being deleted with its layout, which may be the same; attempt "
+        f"{view.next_attempt} starts when that is done"
+    )
+    fault = Fault("LayoutBeingDeleted", told, stalled=False)
+    return replace(view, waits_for=deleter, fault=fault)
 
 
 def _kept(jobs: list[Job]) -> list[Job]:
@@ -220,5 +236,5 @@ def _cached(model: ShardedModel, request: str) -> ShardingStatus:
 def _layout(spec: ShardedModelSpec, status: ShardingStatus) -> Layout | None:
     if not status.layout_hash:
         return None
-    uri = f"{spec.storage.uri.rstrip('/')}/{status.layout_hash}"
+    uri = layout_uri(spec, status.layout_hash)
     return Layout(status.layout_hash, uri, status.max_rank_bytes)

@@ -82,10 +82,13 @@ class Reconciler:
 
     async def _observe(self, key: Key, body: Object, model: ShardedModel) -> Observed:
         observed = self.cache.observe(key)
+        if model.deleting and not model.finalized:
+            return observed
+        others = self.cache.neighbours(body, leaving=not model.deleting)
+        observed = replace(observed, neighbours=tuple(map(ShardedModel.from_object, others)))
         if not model.deleting:
             return await self._with_reports(model, observed)
-        others = self.cache.neighbours(body) if model.finalized else []
-        return replace(observed, neighbours=tuple(map(ShardedModel.from_object, others)))
+        return replace(observed, neighbouring_sets=tuple(self.cache.neighbouring_sets(key)))
 
     async def _set_finalizer(self, body: Object, present: bool) -> Object:
         changed = await asyncio.to_thread(self.cluster.set_finalizer, body, FINALIZER, present)

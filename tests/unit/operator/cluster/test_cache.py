@@ -136,3 +136,21 @@ def test_neighbours_are_the_other_models_whose_layouts_are_at_the_same_address()
     for body in (own, elsewhere, near, broken):
         cache.put(MODELS, body)
     assert [body["metadata"]["name"] for body in cache.neighbours(own)] == ["near"]
+
+
+def test_models_that_stay_are_told_of_neighbours_that_go_alone() -> None:
+    cache, own = ObjectCache(), model_body()
+    going = model_body("going", uid="uid-going")
+    going["metadata"]["deletionTimestamp"] = "2026-11-23T03:00:00Z"
+    for body in (own, going, model_body("near", uid="uid-near")):
+        cache.put(MODELS, body)
+    assert [m["metadata"]["name"] for m in cache.neighbours(own, leaving=True)] == ["going"]
+    cache.remove(MODELS, "uid-going", 2)
+    assert cache.neighbours(own, leaving=True) == []
+
+
+def test_sets_of_other_models_are_told_with_their_namespace() -> None:
+    cache = ObjectCache()
+    cache.put(STATEFULSETS, child_body("StatefulSet", uid="own"))
+    cache.put(STATEFULSETS, child_body("StatefulSet", uid="others", model="bert"))
+    assert [(n, m.uid) for n, m in cache.neighbouring_sets(LLAMA)] == [("team-a", "others")]

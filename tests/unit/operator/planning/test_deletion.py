@@ -6,6 +6,7 @@ import pytest
 
 from shardedmodel_operator.api.resource import FINALIZER
 from shardedmodel_operator.planning import labels
+from shardedmodel_operator.planning.deletion import CLEANUP_MARGIN
 from tests.builders_operator import LAYOUT_HASH, ModelBuilder, PodBuilder, failure, stamp
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, ready
@@ -98,7 +99,7 @@ def test_the_cleanup_job_names_the_layout_and_ends_in_bounded_time() -> None:
     assert "--storage-endpoint-url" in container["args"]
     assert {e["name"] for e in container["env"]} >= {"STORAGE_AWS_ACCESS_KEY_ID"}
     assert not any(e["name"].startswith("SOURCE_") for e in container["env"])
-    assert job["spec"]["activeDeadlineSeconds"] == LIMIT
+    assert job["spec"]["activeDeadlineSeconds"] == LIMIT - CLEANUP_MARGIN
     assert job["metadata"]["ownerReferences"][0]["uid"] == "uid-tiny"
 
 
