@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from tests.devcluster.processes import Process
 from tests.devcluster.settings import Slot
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -47,6 +49,26 @@ def leftovers(slot: Slot) -> list[Path]:
     """Returns the slot's groups that exist."""
     groups = (hierarchy / slot.cgroup for hierarchy in _hierarchies())
     return [group for group in groups if group.is_dir()]
+
+
+def pod_processes(slot: Slot, uid: str) -> list[int]:
+    """Returns the host's pids of a pod's containers, the first that was started first.
+
+    The pause container, which holds the pod's network, is not among them.
+    """
+    for group in leftovers(slot):
+        files = group.glob(f"kubepods/**/pod{uid}/*/cgroup.procs")
+        if pids := [int(pid) for file in files for pid in file.read_text().split()]:
+            return [pid for _, pid in sorted(_by_start(pids))]
+    return []
+
+
+def _by_start(pids: list[int]) -> Iterator[tuple[int, int]]:
+    for pid in pids:
+        # One that ends meanwhile is no process of the pod any more.
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() != "pause":
+                yield Process.of(pid).started, pid
 
 
 def remove(slot: Slot) -> None:

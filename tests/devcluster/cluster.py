@@ -280,6 +280,18 @@ class Cluster:
         for archive in archives:
             self._runtime.load(archive, progress)
 
+    def tag_image(self, name: str, other: str) -> None:
+        """Gives an image of the node a further name.
+
+        Raises:
+            DevClusterError: There is no node, or it has no such image.
+        """
+        self._runtime.tag(name, other)
+
+    def pod_processes(self, uid: str) -> list[int]:
+        """Returns the host's pids of a pod's containers, the first that was started first."""
+        return cgroups.pod_processes(self.slot, uid)
+
     def _answers(self, question: Callable[[Api], bool]) -> Callable[[], bool]:
         return lambda: question(self.api)
 

@@ -44,6 +44,14 @@ class Runtime:
         self._ctr("images", "import", str(archive.resolve()))
         progress(f"{archive.name}: imported in {time.monotonic() - started:.1f} s")
 
+    def tag(self, name: str, other: str) -> None:
+        """Gives an image a further name.
+
+        Raises:
+            CommandError: There is no image of this name.
+        """
+        self._ctr("images", "tag", "--force", name, other)
+
     def _images(self) -> dict[str, str]:
         """Returns the images' names, each with the digest of its manifest."""
         rows = [line.split() for line in self._ctr("images", "list").splitlines()[1:]]
