@@ -95,6 +95,10 @@ bench-loader: setup ## Compare loaders on S3, a web server and files; writes ben
 kill-matrix: setup ## Kill and terminate ranks of real groups at each phase; minutes
 	@$(BIN)/python -m tests.killmatrix
 
+.PHONY: soak
+soak: setup ## Quarter of an hour of chaos on a real cluster, by seed (SOAK_ARGS="--minutes 3 --seed 7")
+	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
 .PHONY: clean
 clean: ## Remove the virtual environment and caches of the checkout
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* .demo
