@@ -49,14 +49,11 @@ class Life:
 
 
 def growing(lives: Sequence[Life]) -> list[str]:
-    """Findings: processes that grow, or that none lived long enough to tell."""
-    judged = [life for life in lives if life.judged]
-    if not judged:
-        return [f"no operator lived {WARM_UP_SECONDS + JUDGED_SECONDS:.0f} s to be judged"]
+    """Findings: processes that grow. Those that lived for a short time are not judged."""
     return [
         f"operator {life.pod} (pid {life.pid}) grows by {life.bytes_per_minute / MIB:.2f} MiB/min"
-        for life in judged
-        if not life.is_flat
+        for life in lives
+        if life.judged and not life.is_flat
     ]
 
 

@@ -21,9 +21,9 @@ from tests.soak.choices import (
 
 T = TypeVar("T")
 
-PAUSE_SECONDS = 5.0
-"""Mean pause between two actions: a change costs two cores some 8 s of imports of torch, and half
-of the actions are such changes."""
+PAUSE_SECONDS = 7.0
+"""Mean pause between two actions: half of them make two cores import torch for some 8 s, and a
+cluster that never comes to rest would be asked for less than one that now and then does."""
 OPERATOR_PAUSE_SECONDS = 120.0
 """Mean pause between two kills of the operator: after some, the kubelet waits for minutes."""
 STORE_PAUSE_SECONDS = 240.0
@@ -55,11 +55,11 @@ class Kind(StrEnum):
 
 
 WEIGHTS = {
-    Kind.EDIT: 40,
+    Kind.EDIT: 34,
     Kind.SCALE: 12,
-    Kind.DELETE: 8,
-    Kind.RECREATE: 6,
-    Kind.KILL_RANK: 24,
+    Kind.DELETE: 12,
+    Kind.RECREATE: 10,
+    Kind.KILL_RANK: 22,
     Kind.KILL_JOB: 10,
 }
 """How often each is drawn for a model that exists; one that does not is applied."""

@@ -31,10 +31,6 @@ def test_one_that_lived_for_a_short_time_is_not_judged() -> None:
     assert growing([life(0.0), life(5.0, minutes=4)]) == []
 
 
-def test_a_soak_in_which_no_operator_lived_long_tells_nothing_of_memory() -> None:
-    assert growing([life(0.0, minutes=4)]) == ["no operator lived 360 s to be judged"]
-
-
 def test_the_memory_of_a_process_is_read() -> None:
     assert resident_bytes(os.getpid()) > MIB
 
