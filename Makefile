@@ -99,6 +99,10 @@ kill-matrix: setup ## Kill and terminate ranks of real groups at each phase; min
 soak: setup ## Quarter of an hour of chaos on a real cluster, by seed (SOAK_ARGS="--minutes 3 --seed 7")
 	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
+.PHONY: crash-matrix
+crash-matrix: setup ## Kill the operator at each API call, and everything else in each phase, on a real cluster; hours (ARGS='--sample 60 --seed 7 deaths')
+	@$(BIN)/python -m tests.crashmatrix $(ARGS)
+
 .PHONY: clean
 clean: ## Remove the virtual environment and caches of the checkout
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* .demo

@@ -49,12 +49,12 @@ class S3Server:
         self._temporary = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="s3server-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._ports: list[int] = []
 
     @property
     def endpoint_url(self) -> str:
         """The server's address."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self._ports[0]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -80,21 +80,27 @@ class S3Server:
         )
 
     def start(self) -> None:
-        """Start the server and wait until it stores objects.
+        """Start the server and wait until it stores objects; again after ``kill``, where it was.
 
         Raises:
             RuntimeError: it ended, or does not answer in time; with the end of its log.
         """
-        ports = free_ports(8)
-        self._port = ports[0]
+        self._ports = self._ports or free_ports(8)
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         (self.folder / "s3.json").write_text(self._configuration())
-        with (self.folder / "weed.log").open("wb") as log:
+        with (self.folder / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command(data, ports), stdout=log, stderr=log, cwd=self.folder
+                self._command(data), stdout=log, stderr=log, cwd=self.folder
             )
         self._wait_until_ready()
+
+    def kill(self) -> None:
+        """End the server's process as a fault would; its data stay."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def stop(self) -> None:
         """End the server's process and remove a temporary folder."""
@@ -140,8 +146,8 @@ class S3Server:
             }
         )
 
-    def _command(self, data: Path, ports: list[int]) -> list[str]:
-        s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = ports
+    def _command(self, data: Path) -> list[str]:
+        s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
         # The environment's own binary, whether or not the environment is activated.
         beside = Path(sys.executable).with_name("weed")
         return [

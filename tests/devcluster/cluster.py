@@ -267,6 +267,10 @@ class Cluster:
         """Ends a component, as a fault would; :meth:`start_component` brings it back."""
         self._supervisor.stop(name)
 
+    def kill_component(self, name: str) -> None:
+        """Ends a component by SIGKILL; :meth:`start_component` brings it back."""
+        self._supervisor.stop(name, grace=0)
+
     def wait_for_server(self, seconds: float = READY_SECONDS) -> None:
         """Waits until the API server is ready, such as after it was started again."""
         self._wait("kube-apiserver", self._answers(readiness.server), seconds)
