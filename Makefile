@@ -100,7 +100,7 @@ soak: setup ## Quarter of an hour of chaos on a real cluster, by seed (SOAK_ARGS
 	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 .PHONY: crash-matrix
-crash-matrix: setup ## Kill the operator at each API call, and everything else in each phase, on a real cluster; hours (ARGS='--sample 60 --seed 7 deaths')
+crash-matrix: setup ## Kill the operator at each API call, and everything else in each phase, on a real cluster; hours (ARGS='--sample 60 --seed 7 --only deaths')
 	@$(BIN)/python -m tests.crashmatrix $(ARGS)
 
 .PHONY: clean

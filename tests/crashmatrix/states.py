@@ -29,8 +29,20 @@ FIGURES = frozenset(
     }
 )
 """Fields of the status that are measured."""
-TRACES = frozenset({"containerRestarts", "incarnation", "restartCount"})
-"""Fields that count what broke: where ranks are killed they tell of it, and should."""
+TRACES = frozenset(
+    {
+        "attempt",
+        "bytesRead",
+        "containerRestarts",
+        "incarnation",
+        "restartCount",
+        "restarts",
+        "reused",
+        "shardedmodel.dev/attempt",
+        "sourceBytesRead",
+    }
+)
+"""Fields that tell of what broke and was done again: where ranks and Jobs die, they should."""
 IDENTITY = frozenset(
     {
         "clusterIP",
@@ -140,7 +152,7 @@ def _reduced(value: Any, traces: bool) -> Any:
 
 
 def _is_compared(key: str, traces: bool) -> bool:
-    dropped = IDENTITY | FIGURES if traces else IDENTITY | FIGURES | TRACES | {"attempt"}
+    dropped = IDENTITY | FIGURES if traces else IDENTITY | FIGURES | TRACES
     return key not in dropped and not key.endswith(TIMES)
 
 
