@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,11 @@ def layout_hash(
             "plan": plan_digest,
         }
     )
+
+
+def is_layout_name(name: str) -> bool:
+    """Whether a folder's name is one that layouts are given, and not somebody's own."""
+    return re.fullmatch(f"[0-9a-f]{{{HASH_LENGTH}}}", name) is not None
 
 
 def folder_of(

@@ -36,6 +36,8 @@ DEADLINE_SECONDS = 30.0
 """Of a load, which takes a second."""
 HANG_SECONDS = DEADLINE_SECONDS + 10
 """A load that has not ended by then hangs."""
+OTHER_HASH = "fedcba9876543210fedc"
+"""Of the layout whose manifest is answered instead."""
 
 PASSING = (
     Kind.FLIPPED_BIT,
@@ -155,9 +157,10 @@ def bench(
     server: S3Server, folder: Path, bucket: str = "faults", world_size: int = WORLD_SIZE
 ) -> Iterator[Bench]:
     """Put a layout on the server, and a proxy before it; a schedule depends on the keys."""
-    prefix = "0123abcd"
     layout = write_layout(folder / "layout", world_size, _model(1))
+    prefix = layout.manifest.layout_hash
     other = write_layout(folder / "other", world_size, _model(2)).manifest
+    other = other.model_copy(update={"layout_hash": OTHER_HASH})
     with ExitStack() as stack:
         client = stack.enter_context(closing(server.client()))
         client.create_bucket(Bucket=bucket)

@@ -29,6 +29,7 @@ from shardedmodel_runtime.naming import (
     LAYOUT_FORMAT_VERSION,
     MANIFEST_KEY,
     SOURCE_FOLDER,
+    is_layout_name,
 )
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism, RankCoordinate
 from shardedmodel_runtime.report import Wire
@@ -306,7 +307,8 @@ def read_manifest(store: ObjectStore) -> Manifest:
 
     Raises:
         LayoutNotFound: there is none, hence no layout.
-        LayoutError: it is there but cannot be used.
+        LayoutError: it is there but cannot be used, or is that of another layout than the store
+            is named after; a layout that was given a name of its own may be any.
     """
     where = join_uri(store.uri, MANIFEST_KEY)
     try:
@@ -316,7 +318,14 @@ def read_manifest(store: ObjectStore) -> Manifest:
             f"{store.uri} holds no finished layout: {error.message}; "
             "make one with `shardedmodel shard`"
         ) from error
-    return Manifest.parse(data, where)
+    manifest = Manifest.parse(data, where)
+    name = store.uri.rpartition("/")[2]
+    if is_layout_name(name) and name != manifest.layout_hash:
+        raise LayoutError(
+            f"{where}: is the manifest of another layout, {manifest.layout_hash}; "
+            "delete it and pre-shard the model again"
+        )
+    return manifest
 
 
 def block_spans(size: int, block_bytes: int) -> Sequence[tuple[int, int]]:

@@ -44,7 +44,7 @@ def test_a_load_recovers_from_faults_that_pass(tallies: dict[Kind, Tally], kind:
     ("kind", "reasons"),
     [
         (Kind.REPLACED, {"ChecksumMismatch", "SourceChanged"}),
-        (Kind.OTHER_MANIFEST, {"ChecksumMismatch", "LayoutError"}),
+        (Kind.OTHER_MANIFEST, {"LayoutError"}),
     ],
 )
 def test_what_lies_wrong_in_the_store_is_never_loaded(

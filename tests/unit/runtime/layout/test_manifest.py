@@ -12,6 +12,7 @@ from shardedmodel_runtime.layout.manifest import Manifest, block_spans, read_man
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.storage.opening import open_store
+from tests.builders_rank_layout import LAYOUT_HASH, write_layout
 
 BLOCK = 4096
 
@@ -269,6 +270,22 @@ def test_a_layout_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
         pytest.raises(LayoutNotFound, match="holds no finished layout"),
     ):
         read_manifest(store)
+
+
+def test_a_manifest_of_another_layout_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / ("f" * 20)
+    write_layout(folder)
+    with (
+        open_store(folder.as_uri()) as store,
+        pytest.raises(LayoutError, match=f"of another layout, {LAYOUT_HASH}"),
+    ):
+        read_manifest(store)
+
+
+def test_a_layout_may_lie_in_a_folder_of_another_kind_of_name(tmp_path: Path) -> None:
+    manifest = write_layout(tmp_path / "step-100").manifest
+    with open_store((tmp_path / "step-100").as_uri()) as store:
+        assert read_manifest(store) == manifest
 
 
 def test_a_manifest_is_not_read_without_limit(
