@@ -40,6 +40,7 @@ from shardedmodel_runtime.storage.base import (
 from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
+from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_errors import Unsupported, error_code, http_status, translate
 from shardedmodel_runtime.storage.s3_ranges import (
     CONNECT_TIMEOUT_SECONDS,
@@ -76,6 +77,7 @@ class S3Store(CountingStore):
         options: endpoint, region and credentials.
         retry: when to ask again.
         read_timeout_seconds: longest silence on a connection.
+        clock: by which requests are signed; None: one that learns the server's.
 
     Raises:
         ConfigurationError: the endpoint is no URL.
@@ -89,6 +91,7 @@ class S3Store(CountingStore):
         options: StoreOptions,
         retry: RetryPolicy | None = None,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+        clock: ServerClock | None = None,
     ) -> None:
         super().__init__()
         self.uri = str(uri)
@@ -97,7 +100,11 @@ class S3Store(CountingStore):
         self._retry = retry or RetryPolicy()
         session = _new_session()
         self._client = _make_client(session, options, read_timeout_seconds)
-        self._ranges = RangeReader(self._client, session, uri.bucket, read_timeout_seconds)
+        self._clock = clock or ServerClock()
+        self._clock.sign_requests_of(self._client)
+        self._ranges = RangeReader(
+            self._client, session, self._clock, uri.bucket, read_timeout_seconds
+        )
 
     def describe(self, key: str) -> ObjectInfo:
         """Describe one object (HEAD)."""
@@ -270,9 +277,8 @@ class S3Store(CountingStore):
         """Make one request; ``Key=None`` among the arguments addresses the bucket itself."""
         arguments = {"Bucket": self._bucket, "Key": self._full_key(key, arguments), **arguments}
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        self.count(requests=1)
         try:
-            answer: dict[str, Any] = getattr(self._client, operation)(**arguments)
+            return self._signed_rightly(getattr(self._client, operation), arguments)
         except ClientError as error:
             if http_status(error) == 409 and error_code(error) == "ConditionalRequestConflict":
                 raise Unavailable(f"{self._where(key)}: written by two at once") from error
@@ -283,7 +289,19 @@ class S3Store(CountingStore):
             raise translate(error, self._where(key)) from error
         except BotoCoreError as error:
             raise translate(error, self._where(key)) from error
-        return answer
+
+    def _signed_rightly(
+        self, call: Callable[..., dict[str, Any]], arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Make a request, and once more where it was signed by a clock that is wrong."""
+        self.count(requests=1)
+        try:
+            return call(**arguments)
+        except ClientError as error:
+            if not self._clock.learn(error):
+                raise
+        self.count(requests=1)
+        return call(**arguments)
 
     def _full_key(self, key: str, arguments: Mapping[str, Any]) -> str | None:
         if "Key" in arguments:

@@ -38,7 +38,8 @@ EXPIRED_CODES = frozenset({"RequestExpired", "ExpiredToken", "ExpiredTokenExcept
 """What a newer signature may cure."""
 _THROTTLE_CODES = frozenset({"SlowDown", "Throttling", "ThrottlingException"})
 """Fewer requests, please: sent with 503 mostly, by some servers with 400 or 429."""
-_CLOCK_CODES = EXPIRED_CODES | {"RequestTimeTooSkewed"}
+CLOCK_CODES = EXPIRED_CODES | {"RequestTimeTooSkewed"}
+"""What the right time in a signature may cure."""
 
 
 class Unsupported(StorageError):
@@ -90,12 +91,12 @@ def _translate_answer(error: ClientError, where: str) -> ShardedModelError:
         return NotFound(f"{where}: the object does not exist in its bucket")
     if status == 412:
         return SourceChanged(f"{where}: the object changed while it was being read")
-    if status in (401, 403) and code not in _CLOCK_CODES:
+    if status in (401, 403) and code not in CLOCK_CODES:
         return AccessDenied(
             f"{where}: access denied ({answer}); check the credentials, and that they may read "
             "and list the bucket (S3 denies access to a missing key where listing is denied)"
         )
-    if code in _CLOCK_CODES:
+    if code in CLOCK_CODES:
         return AccessDenied(f"{where}: the credentials or the clock are out of date ({answer})")
     if code in _REGION_CODES:
         return ConfigurationError(f"{where}: the bucket is in another region ({answer})")

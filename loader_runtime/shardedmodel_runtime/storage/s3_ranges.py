@@ -24,6 +24,7 @@ from botocore.session import Session
 from botocore.utils import get_environ_proxies
 
 from shardedmodel_runtime.errors import Unavailable, excerpt
+from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_errors import EXPIRED_CODES, error_code, translate
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -90,14 +91,21 @@ class RangeReader:
     Args:
         client: boto3's S3 client; signs.
         session: the session of that client; knows certificates.
+        clock: of the server.
         bucket: whose objects are read.
         read_timeout_seconds: longest silence on a connection.
     """
 
     def __init__(
-        self, client: Any, session: Session, bucket: str, read_timeout_seconds: float
+        self,
+        client: Any,
+        session: Session,
+        clock: ServerClock,
+        bucket: str,
+        read_timeout_seconds: float,
     ) -> None:
         self._client = client
+        self._clock = clock
         self._bucket = bucket
         self._http = URLLib3Session(
             verify=session.get_config_variable("ca_bundle") or True,
@@ -123,11 +131,11 @@ class RangeReader:
         try:
             return self._send(key, headers, where)
         except ClientError as error:
-            if error_code(error) not in EXPIRED_CODES:
+            if not self._clock.learn(error) and error_code(error) not in EXPIRED_CODES:
                 raise translate(error, where) from error
         with self._lock:
             self._urls.pop(key, None)
-        try:  # credentials that were renewed meanwhile sign a better one
+        try:  # the server's clock, or credentials that were renewed meanwhile, make a better one
             return self._send(key, headers, where)
         except ClientError as error:
             raise translate(error, where) from error

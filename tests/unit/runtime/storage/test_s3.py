@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,11 @@ class Client:
         self.answers = answers
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
+    @property
+    def meta(self) -> Any:
+        """Nothing is signed."""
+        return SimpleNamespace(events=SimpleNamespace(register=lambda *handler: None))
+
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def call(**arguments: Any) -> Any:
             self.calls.append((operation, arguments))
@@ -89,10 +95,10 @@ class Client:
         return call
 
 
-def refusal(status: int, code: str) -> ClientError:
+def refusal(status: int, code: str, date: str = "") -> ClientError:
     fields = {
         "Error": {"Code": code, "Message": ""},
-        "ResponseMetadata": {"HTTPStatusCode": status},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {"date": date}},
     }
     return ClientError(fields, "Operation")
 
@@ -119,7 +125,7 @@ def make(
     ranges: Ranges | None = None,
     attempts: int = 3,
 ) -> S3Store:
-    monkeypatch.setattr(s3, "_make_client", lambda *arguments: client)
+    monkeypatch.setattr(s3, "_make_client", lambda *arguments: client or Client())
     monkeypatch.setattr(s3, "RangeReader", lambda *arguments: ranges)
     retry = RetryPolicy(attempts=attempts, base_seconds=0, sleep=lambda seconds: None)
     return S3Store(parse_uri("s3://bucket/prefix"), StoreOptions(), retry)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
@@ -13,9 +15,11 @@ from botocore.session import get_session
 from shardedmodel_runtime.errors import AccessDenied, NotFound, Unavailable
 from shardedmodel_runtime.storage import s3, s3_ranges
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
+from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_ranges import RangeReader
 
 WHERE = "s3://bucket/key"
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 class Raw:
@@ -39,8 +43,9 @@ class Answer:
         self.raw = Raw(io.BytesIO(body), headers)
 
 
-def refusal(status: int, code: str) -> Answer:
-    return Answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
+def refusal(status: int, code: str, **headers: str) -> Answer:
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+    return Answer(status, body.encode(), **headers)
 
 
 class Http:
@@ -64,7 +69,9 @@ def make(monkeypatch: pytest.MonkeyPatch, *answers: Answer | Exception) -> tuple
     session = get_session()
     options = StoreOptions("http://localhost:1", credentials=Credentials("key", "secret"))
     client = s3._make_client(session, options, 30)
-    return RangeReader(client, session, "bucket", 30), http
+    clock = ServerClock(lambda: NOW)
+    clock.sign_requests_of(client)
+    return RangeReader(client, session, clock, "bucket", 30), http
 
 
 def get(reader: RangeReader) -> s3_ranges.RangeAnswer:
@@ -148,6 +155,25 @@ def test_an_expired_signature_is_made_anew_once(monkeypatch: pytest.MonkeyPatch)
 def test_credentials_that_stay_expired_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, _ = make(monkeypatch, refusal(400, "ExpiredToken"), refusal(400, "ExpiredToken"))
     with pytest.raises(AccessDenied, match="out of date"):
+        get(reader)
+
+
+def test_a_request_is_signed_anew_by_the_clock_of_a_server_that_says_another_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    date = "Mon, 23 Nov 2026 14:00:00 GMT"
+    reader, http = make(monkeypatch, refusal(403, "AccessDenied", Date=date), Answer(206))
+    get(reader)
+    signed = [dict(parse_qsl(urlsplit(r.url).query))["X-Amz-Date"] for r in http.requests]
+    assert signed == ["20261123T120000Z", "20261123T140000Z"]
+
+
+def test_a_refusal_by_a_server_of_the_same_time_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    date = "Mon, 23 Nov 2026 12:00:30 GMT"
+    reader, _ = make(monkeypatch, refusal(403, "AccessDenied", Date=date))
+    with pytest.raises(AccessDenied, match="check the credentials"):
         get(reader)
 
 
