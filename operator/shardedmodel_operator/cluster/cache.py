@@ -1,10 +1,9 @@
 """What the cluster holds of our kinds, as the watches, our own writes and the lists told it.
 
-The watches fill it (kopf calls its index handlers for every object before it lets any other
-handler run, so nobody reads it half full). It is not kopf's own index because two things are
-needed beside: an object that we have just written must be seen by the next reconciliation even
-if its event is late, and an object whose deletion fell into a gap between two watches must
-disappear; kopf's index forgets only what it sees deleted.
+The watches fill it, and nobody reads it before they told of everything that is there. It is not
+kopf's own index because two things are needed beside: an object that we have just written must be
+seen by the next reconciliation even if its event is late, and an object whose deletion fell into a
+gap between two watches must disappear; kopf's index forgets only what it sees deleted.
 """
 
 from __future__ import annotations

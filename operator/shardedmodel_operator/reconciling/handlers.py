@@ -1,8 +1,8 @@
 """The wiring to kopf: watches fill the cache and enqueue keys. No handler decides anything.
 
-Only index and event handlers are registered: they leave neither finalizer nor annotation on
-anyone's object. kopf calls the index handlers of every listed object of every kind before it
-calls the first event handler, so a key is enqueued only when the cache is whole.
+Only event handlers are registered: they leave neither finalizer nor annotation on anyone's object.
+kopf's own indices are not used: until all listed objects are in them each object waits for all
+others, and wakes at each of them, which takes minutes where there are thousands.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import kopf
 import kubernetes
 
 from shardedmodel_operator.cluster.cache import ObjectCache, key_of, version
-from shardedmodel_operator.cluster.client import load_configuration
+from shardedmodel_operator.cluster.client import LIST_PAGE, load_configuration
 from shardedmodel_operator.cluster.resources import CHILDREN, MODELS, WATCHED, Object, Resource
 from shardedmodel_operator.planning.labels import MANAGED_BY, MANAGER
 from shardedmodel_operator.reconciling.phases import Phases
@@ -34,7 +34,10 @@ INACTIVITY_SECONDS = 90.0
 """A watch without an event or bookmark for so long is replaced; servers send a bookmark a
 minute. Older ones send them more rarely: then a quiet watch is replaced a little more often."""
 REQUEST_SECONDS = 30.0
-"""Time for one list."""
+"""Time for one page of a list."""
+IDLE_SECONDS = 0.05
+"""How long kopf keeps an object at hand after its event. By default it does so for seconds, and at
+the start that is every object there is, whole."""
 
 SELECTOR = f"{MANAGED_BY}={MANAGER}"
 """Jobs, StatefulSets, Services and pods of others are never sent to us, let alone kept."""
@@ -65,8 +68,6 @@ def build_registry(
 
     for resource in WATCHED:
         where = (resource.group, resource.version, resource.plural)
-        index = _index_handler(resource, cache)
-        kopf.index(*where, id=f"cache-{resource.plural}", registry=registry)(index)
         event = _event_handler(resource, cache, queue, watches, phases)
         kopf.on.event(*where, id=f"enqueue-{resource.plural}", registry=registry)(event)
     return registry
@@ -83,9 +84,10 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = CONNECT_SECONDS
     for resource in CHILDREN:
         settings.watching.label_selectors[resource.plural] = SELECTOR
-    # No limit: kopf's workers wait for each other until all listed objects are indexed, so with
-    # fewer workers than objects it would wait for ever. Ours only enqueue, they cost nothing.
+    # Ours only enqueue, they are done at once and need no limit.
     settings.queueing.worker_limit = None
+    settings.queueing.idle_timeout = IDLE_SECONDS
+    settings.watching.chunk_size = LIST_PAGE
     # The kinds are known and the namespaces are given: no right to list CRDs and namespaces.
     settings.scanning.disabled = True
     settings.posting.enabled = False
@@ -107,15 +109,6 @@ def connection_info(configuration: kubernetes.client.Configuration) -> kopf.Conn
     )
 
 
-def _index_handler(
-    resource: Resource, cache: ObjectCache
-) -> Callable[..., Coroutine[Any, Any, None]]:
-    async def keep(body: kopf.Body, **_: Any) -> None:
-        cache.put(resource, body)
-
-    return keep
-
-
 def _event_handler(
     resource: Resource, cache: ObjectCache, queue: WorkQueue, watches: Watches, phases: Phases
 ) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -124,8 +117,10 @@ def _event_handler(
         watches.sign(body["metadata"]["namespace"], resource.plural)
         if event["type"] == "DELETED":
             cache.remove(resource, body["metadata"]["uid"], version(body))
-        elif resource == MODELS:
-            phases.see(body)
+        else:
+            cache.put(resource, body)
+            if resource == MODELS:
+                phases.see(body)
         key = key_of(resource, body)
         if key is not None:
             await queue.add(key)

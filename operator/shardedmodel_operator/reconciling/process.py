@@ -130,18 +130,20 @@ class Operator:
         logger.info("stopped")
 
     def _own_work(self) -> list[Coroutine[Any, Any, None]]:
-        workers = [
-            work(
-                self._queue,
-                self._reconciler.reconcile,
-                self._metrics,
-                time.monotonic,
-                self._tenure.lasts,
-            )
-            for _ in range(self._settings.workers)
-        ]
+        workers = [self._work() for _ in range(self._settings.workers)]
         standing = [self._lead(self._election)] if self._election else []
         return [*workers, *standing, self._sweep(), self._tick()]
+
+    async def _work(self) -> None:
+        # Half of what there is would look as if the other half were to be made.
+        await self._synced.wait()
+        await work(
+            self._queue,
+            self._reconciler.reconcile,
+            self._metrics,
+            time.monotonic,
+            self._tenure.lasts,
+        )
 
     async def _watch(self) -> None:
         namespaces = self._settings.namespaces

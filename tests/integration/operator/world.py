@@ -251,6 +251,12 @@ class OperatorProcess:
     def log(self) -> str:
         return self._log.read_text()
 
+    @property
+    def pid(self) -> int:
+        """Its process id, for what is measured from outside."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._command, env=self._environment, stderr=log)

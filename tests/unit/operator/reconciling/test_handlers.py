@@ -7,6 +7,7 @@ import kubernetes
 import pytest
 
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
+from shardedmodel_operator.cluster.client import LIST_PAGE
 from shardedmodel_operator.cluster.resources import JOBS, MODELS, WATCHED, Resource
 from shardedmodel_operator.reconciling import handlers
 from shardedmodel_operator.reconciling.handlers import (
@@ -57,9 +58,11 @@ def test_every_event_is_a_sign_of_its_watch_and_a_model_tells_its_phase() -> Non
     assert set(seen.states()) == {LLAMA}
 
 
-def test_an_index_handler_fills_the_cache() -> None:
-    cache = ObjectCache()
-    asyncio.run(handlers._index_handler(MODELS, cache)(body=model_body()))
+@pytest.mark.parametrize("event_type", [None, "ADDED", "MODIFIED"])
+def test_every_object_that_is_told_of_is_in_the_cache(event_type: str | None) -> None:
+    cache, queue = ObjectCache(), WorkQueue(lambda: 0.0)
+    handler = handlers._event_handler(MODELS, cache, queue, watches(), phases())
+    asyncio.run(handler(event={"type": event_type, "object": model_body()}))
     assert cache.model(LLAMA) is not None
 
 
@@ -68,7 +71,11 @@ def test_nothing_is_registered_that_leaves_a_trace_on_objects() -> None:
     assert not registry._changing.get_all_handlers()
     assert not registry._spawning.get_all_handlers()
     assert len(registry._watching.get_all_handlers()) == len(WATCHED)
-    assert len(registry._indexing.get_all_handlers()) == len(WATCHED)
+
+
+def test_kopf_indexes_nothing_since_its_objects_would_wait_for_each_other() -> None:
+    registry = build_registry(ObjectCache(), WorkQueue(lambda: 0.0), watches(), phases())
+    assert not registry._indexing.get_all_handlers()
 
 
 def test_children_are_selected_by_the_server_and_models_are_not() -> None:
@@ -87,8 +94,10 @@ def test_kopf_writes_nothing_and_never_waits_for_ever() -> None:
     assert isinstance(watching.server_timeout, int)
 
 
-def test_kopf_gets_no_worker_limit_since_its_index_would_deadlock() -> None:
-    assert kopf_settings().queueing.worker_limit is None
+def test_kopf_reads_lists_by_pages_and_lets_objects_go_at_once() -> None:
+    settings = kopf_settings()
+    assert settings.watching.chunk_size == LIST_PAGE
+    assert settings.queueing.idle_timeout < 1
 
 
 def test_kopf_connects_as_the_client_does() -> None:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from shardedmodel_operator.cluster.cache import Key
 from shardedmodel_operator.cluster.client import Cluster
 from shardedmodel_operator.cluster.resources import MODELS
 from shardedmodel_operator.errors import ClusterUnavailable, NotLeading
@@ -62,6 +63,24 @@ def test_who_comes_to_lead_looks_at_every_model() -> None:
     found._cache.put(MODELS, model_body())
     asyncio.run(found._enqueue_all())
     assert found._queue.depth() == 1
+
+
+def test_nothing_is_reconciled_before_everything_is_known() -> None:
+    found = operator()
+    key = Key("team-a", "llama")
+
+    async def scenario() -> tuple[int, int]:
+        task = asyncio.create_task(found._work())
+        await found._queue.add(key)
+        await asyncio.sleep(0)
+        before = found._queue.depth()
+        found._synced.set()
+        while found._queue.depth():
+            await asyncio.sleep(0)
+        task.cancel()
+        return before, found._queue.depth()
+
+    assert asyncio.run(scenario()) == (1, 0)
 
 
 def test_a_watch_that_fell_silent_is_not_alive() -> None:
