@@ -37,7 +37,7 @@ def check(
     where = ", ".join(settings.namespaces) or "all namespaces"
     for resource in WATCHED:
         for namespace in served:
-            cluster.list_all(resource, namespace, f"{MANAGED_BY}={MANAGER}")
+            next(cluster.list_pages(resource, namespace, f"{MANAGED_BY}={MANAGER}"))
         yield f"{resource.plural}: may be listed in {where}"
     if settings.lease:
         yield _holder(LeaseName(*settings.lease.split("/")), cluster, sleep)

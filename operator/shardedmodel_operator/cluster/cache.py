@@ -97,7 +97,7 @@ class ObjectCache:
         """
         uid, key = body["metadata"]["uid"], key_of(resource, body)
         known = self._entries[resource].get(uid)
-        if self.is_buried(body) or (known is not None and known.version > version(body)):
+        if self._is_buried(body) or (known is not None and known.version > version(body)):
             return
         self._buried.pop(uid, None)
         self._drop(resource, uid)
@@ -153,7 +153,18 @@ class ObjectCache:
         """Version of each object of a kind by its uid."""
         return {uid: entry.version for uid, entry in self._entries[resource].items()}
 
-    def is_buried(self, body: Object) -> bool:
+    def knows(self, resource: Resource, body: Object) -> bool:
+        """Whether this state of an object, a newer one or its end is known, or of no interest."""
+        entry = self._entries[resource].get(body["metadata"]["uid"])
+        held = entry is not None and entry.version >= version(body)
+        return held or self._is_buried(body) or key_of(resource, body) is None
+
+    def owner(self, resource: Resource, uid: str) -> Key | None:
+        """The model that an object is or belongs to; None when it is not held."""
+        entry = self._entries[resource].get(uid)
+        return entry.key if entry is not None else None
+
+    def _is_buried(self, body: Object) -> bool:
         """Whether the object is known to have gone after this state of it."""
         return version(body) <= self._buried.get(body["metadata"]["uid"], -1)
 

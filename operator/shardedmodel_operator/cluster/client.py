@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -225,10 +225,12 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER}
         return self._call("patch", "PATCH", path, query, patch, "application/merge-patch+json")
 
-    def list_all(
+    def list_pages(
         self, resource: Resource, namespace: str | None, selector: str = ""
-    ) -> list[dict[str, Any]]:
-        """List objects, page by page, each with its ``apiVersion`` and ``kind``.
+    ) -> Iterator[list[dict[str, Any]]]:
+        """List objects, each with its ``apiVersion`` and ``kind``, page by page.
+
+        Nobody holds more than a page of whole objects, so memory does not grow with the cluster.
 
         Args:
             resource: the kind.
@@ -236,19 +238,18 @@ class Cluster:
             selector: label selector; empty selects all.
 
         Raises:
-            ClusterError: see ``errors``.
+            ClusterError: see ``errors``; with the page that is asked for.
         """
-        found: list[dict[str, Any]] = []
         query = {"limit": str(LIST_PAGE)}
         if selector:
             query["labelSelector"] = selector
+        named = {"apiVersion": resource.api_version, "kind": resource.kind}
         while True:
             page = self._call("list", "GET", resource.path(namespace), query)
-            named = {"apiVersion": resource.api_version, "kind": resource.kind}
-            found += [{**item, **named} for item in page.get("items") or []]
+            yield [{**item, **named} for item in page.get("items") or []]
             token = page.get("metadata", {}).get("continue")
             if not token:
-                return found
+                return
             query["continue"] = token
 
     def close(self) -> None:

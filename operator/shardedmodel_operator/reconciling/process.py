@@ -182,7 +182,7 @@ class Operator:
         """Fail with a plain message where the CRD or the right to list is missing."""
         namespace = next(iter(self._settings.namespaces), None)
         try:
-            self._cluster.list_all(MODELS, namespace)
+            next(self._cluster.list_pages(MODELS, namespace))
         except ObjectNotFound as e:
             raise ObjectNotFound(
                 f"the cluster does not serve {MODELS.plural}.{MODELS.group}; install the "

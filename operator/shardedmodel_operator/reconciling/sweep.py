@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shardedmodel_operator.cluster.cache import ObjectCache, key_of, version
+from shardedmodel_operator.cluster.cache import Key, ObjectCache, key_of
 from shardedmodel_operator.cluster.client import Cluster
 from shardedmodel_operator.cluster.resources import MODELS, WATCHED, Object, Resource
 from shardedmodel_operator.errors import ClusterError
@@ -28,40 +28,15 @@ READY_POLL_SECONDS = 0.5
 """How often the start asks whether the watches have told of everything; seconds at most."""
 
 
-@dataclass(frozen=True)
-class Gaps:
-    """What a list knows and the cache does not."""
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a list of one kind told, beside what the cache knew already."""
 
-    vanished: Sequence[str] = ()
-    """Uids that the cache held before the list was made and that are not in it."""
-    behind: Sequence[Object] = field(default_factory=tuple)
-    """Objects that the cache lacks or holds in an older version."""
-
-
-def find_gaps(
-    before: Mapping[str, int], listed: Sequence[Object], cache: ObjectCache, resource: Resource
-) -> Gaps:
-    """Compare a list with the cache.
-
-    Args:
-        before: versions by uid in the cache before the list was asked for: what is in it and not
-            in the list was deleted, since a uid never comes back.
-        listed: the list.
-        cache: the cache, when the watches had their time.
-        resource: the kind that is compared.
-    """
-    now = cache.versions(resource)
-    uids = {body["metadata"]["uid"] for body in listed}
-    return Gaps(
-        vanished=[uid for uid in before if uid not in uids and uid in now],
-        behind=[
-            body
-            for body in listed
-            if key_of(resource, body) is not None
-            and not cache.is_buried(body)
-            and version(body) > now.get(body["metadata"]["uid"], -1)
-        ],
-    )
+    uids: set[str] = field(default_factory=set)
+    """Of all objects."""
+    news: list[Object] = field(default_factory=list)
+    """Objects that the cache lacked, or held in an older version. All else is let go at once: a
+    thousand models have more objects than there is memory for."""
 
 
 class Sweeper:
@@ -94,24 +69,19 @@ class Sweeper:
             ClusterError: a kind cannot be listed.
         """
         while not self.ready:
-            listed = {resource: await self._list(resource) for resource in WATCHED}
-            await asyncio.sleep(READY_POLL_SECONDS)
-            self.ready = not any(
-                find_gaps({}, listed[resource], self._cache, resource).behind
-                for resource in WATCHED
-            )
+            self.ready = await self._is_whole()
 
     async def run(self, interval: float) -> None:
         """Sweep every ``interval`` seconds, for ever."""
         while True:
             await asyncio.sleep(interval)
             try:
-                await self.sweep()
+                await self.sweep(interval)
             except ClusterError as e:
                 logger.warning("sweep: %s", e)
 
-    async def sweep(self) -> None:
-        """Sweep once.
+    async def sweep(self, interval: float) -> None:
+        """Sweep once, and have every model looked at within ``interval`` seconds.
 
         Raises:
             ClusterError: a kind cannot be listed.
@@ -122,31 +92,61 @@ class Sweeper:
         missed = {r for r in WATCHED if await self._repair(r, before[r], listed[r])}
         self.silent = frozenset(r.kind for r in missed & self._missed)
         self._missed = missed
-        for key in self._cache.models():
-            await self._queue.add(key)
+        keys = sorted(self._cache.models())
+        for number, key in enumerate(keys):
+            # One after another: all at once they would keep a change waiting for seconds.
+            await self._queue.add(key, interval * number / len(keys))
 
-    async def _list(self, resource: Resource) -> list[Object]:
+    async def _is_whole(self) -> bool:
+        """Whether the cache knows all that is listed now; the watches get a moment for it."""
+        for resource in WATCHED:
+            async for page in self._pages(resource):
+                news = [body for body in page if not self._cache.knows(resource, body)]
+                if news:
+                    await asyncio.sleep(READY_POLL_SECONDS)
+                if not all(self._cache.knows(resource, body) for body in news):
+                    return False
+        return True
+
+    async def _list(self, resource: Resource) -> Listed:
+        listed = Listed()
+        async for page in self._pages(resource):
+            listed.uids.update(body["metadata"]["uid"] for body in page)
+            listed.news.extend(body for body in page if not self._cache.knows(resource, body))
+        return listed
+
+    async def _pages(self, resource: Resource) -> AsyncIterator[Sequence[Object]]:
         selector = "" if resource == MODELS else SELECTOR
-        found: list[Object] = []
         for namespace in self._namespaces:
-            found += await asyncio.to_thread(self._cluster.list_all, resource, namespace, selector)
-        return found
+            pages = self._cluster.list_pages(resource, namespace, selector)
+            while (page := await asyncio.to_thread(next, pages, None)) is not None:
+                yield page
 
-    async def _repair(
-        self, resource: Resource, before: Mapping[str, int], listed: Sequence[Object]
-    ) -> bool:
-        """Bring the cache up to the list; tells whether the watch missed anything."""
-        gaps = find_gaps(before, listed, self._cache, resource)
+    async def _repair(self, resource: Resource, before: Mapping[str, int], listed: Listed) -> bool:
+        """Bring the cache up to the list; tells whether the watch missed anything.
+
+        Args:
+            resource: the kind.
+            before: versions by uid in the cache before the list was asked for: what is in it and
+                not in the list was deleted, since a uid never comes back.
+            listed: the list, after which the watches had their time.
+        """
         held = self._cache.versions(resource)
-        for uid in gaps.vanished:
+        vanished = [uid for uid in before if uid not in listed.uids and uid in held]
+        behind = [body for body in listed.news if not self._cache.knows(resource, body)]
+        owners: set[Key | None] = {self._cache.owner(resource, uid) for uid in vanished}
+        owners |= {key_of(resource, body) for body in behind}
+        for uid in vanished:
             self._cache.remove(resource, uid, held[uid])
-        for body in gaps.behind:
+        for body in behind:
             self._cache.put(resource, body)
-        if gaps.vanished or gaps.behind:
+        for key in filter(None, owners):
+            await self._queue.add(key)
+        if vanished or behind:
             logger.warning(
                 "the watch of %s missed %d deletions and %d changes",
                 resource.plural,
-                len(gaps.vanished),
-                len(gaps.behind),
+                len(vanished),
+                len(behind),
             )
-        return bool(gaps.vanished or gaps.behind)
+        return bool(vanished or behind)

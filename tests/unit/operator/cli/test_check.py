@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,11 +19,11 @@ class FakeCluster:
         self.forbidden = forbidden
         self.listed: list[tuple[str, str | None]] = []
 
-    def list_all(self, resource: Resource, namespace: str | None, _: str) -> list[Any]:
+    def list_pages(self, resource: Resource, namespace: str | None, _: str) -> Iterator[list[Any]]:
         if resource.plural == self.forbidden:
             raise ClusterAccessDenied(f"list {resource.plural}: forbidden", 403)
         self.listed.append((resource.plural, namespace))
-        return []
+        yield []
 
     def read(self, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
         assert (resource, namespace, name) == (LEASES, "system", "operator")

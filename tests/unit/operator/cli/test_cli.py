@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ def test_without_the_crd_the_message_says_how_to_get_it() -> None:
     class Empty:
         calls: Counter[ApiCall] = Counter()
 
-        def list_all(self, *_: object) -> list[Any]:
+        def list_pages(self, *_: object) -> Iterator[list[Any]]:
             raise ObjectNotFound("404", 404)
 
     operator = Operator(Settings(runtime_image="runtime:1"), Empty())  # type: ignore[arg-type]
@@ -108,8 +109,8 @@ def test_a_good_installation_is_told_line_by_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Empty:
-        def list_all(self, *_: object) -> list[Any]:
-            return []
+        def list_pages(self, *_: object) -> Iterator[list[Any]]:
+            yield []
 
         def close(self) -> None:
             return

@@ -76,11 +76,17 @@ def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ObjectCache()
     for uid in ("a", "b", "c"):
         cache.remove(MODELS, uid, 1)
-    assert [cache.is_buried(model_body(uid=uid, version=1)) for uid in ("a", "b", "c")] == [
-        False,
-        True,
-        True,
-    ]
+    buried = [cache.knows(MODELS, model_body(uid=uid, version=1)) for uid in ("a", "b", "c")]
+    assert buried == [False, True, True]
+
+
+def test_what_is_held_newer_or_of_nobody_is_no_news() -> None:
+    cache = ObjectCache()
+    cache.put(JOBS, child_body(version=2))
+    states = [child_body(version=1), child_body(version=2), child_body(model=None, uid="theirs")]
+    assert [cache.knows(JOBS, state) for state in states] == [True, True, True]
+    assert not cache.knows(JOBS, child_body(version=3))
+    assert cache.owner(JOBS, "child-uid") == LLAMA
 
 
 def test_a_model_is_observed_with_its_own_children_only() -> None:

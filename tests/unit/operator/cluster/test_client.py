@@ -113,15 +113,15 @@ def test_a_list_is_read_page_by_page() -> None:
         {"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "a"}}]},
         {"metadata": {}, "items": [{"metadata": {"name": "b"}}]},
     )
-    found = Cluster(api).list_all(SERVICES, "team-a", "app=x")
-    assert [item["metadata"]["name"] for item in found] == ["a", "b"]
+    pages = list(Cluster(api).list_pages(SERVICES, "team-a", "app=x"))
+    assert [[item["metadata"]["name"] for item in page] for page in pages] == [["a"], ["b"]]
     assert [request[2].get("continue") for request in api.requests] == [None, "more"]
     assert api.requests[0][2]["labelSelector"] == "app=x"
 
 
 def test_listed_objects_say_what_they_are() -> None:
     api = FakeApi({"items": [{"metadata": {}}]})
-    assert Cluster(api).list_all(MODELS, None)[0]["kind"] == "ShardedModel"
+    assert next(Cluster(api).list_pages(MODELS, None))[0]["kind"] == "ShardedModel"
     assert api.requests[0][1] == "/apis/shardedmodel.dev/v1alpha1/shardedmodels"
 
 
@@ -183,7 +183,7 @@ def test_calls_are_counted_by_the_verbs_of_rbac() -> None:
     cluster.apply(child_body())
     cluster.merge(EVENTS, "team-a", "e", {"count": 2})
     cluster.create(EVENTS, child_body("Event"))
-    cluster.list_all(JOBS, "team-a")
+    next(cluster.list_pages(JOBS, "team-a"))
     cluster.delete(JOBS, "team-a", "x", "u")
     assert cluster.calls == {
         ("patch", "jobs", "200"): 1,
@@ -199,7 +199,7 @@ def test_calls_that_fail_are_counted_by_their_answer() -> None:
     cluster = Cluster(FakeApi(refusal(403), error))
     for _ in range(2):
         with pytest.raises(ClusterError):
-            cluster.list_all(JOBS, "team-a")
+            next(cluster.list_pages(JOBS, "team-a"))
     assert cluster.calls == {("list", "jobs", "403"): 1, ("list", "jobs", "none"): 1}
 
 
@@ -232,7 +232,7 @@ def test_what_the_guard_forbids_is_not_sent() -> None:
 def test_reading_is_never_forbidden() -> None:
     cluster = Cluster(FakeApi())
     cluster.guard = Tenure(lambda: 0.0).act
-    assert cluster.list_all(JOBS, None) == []
+    assert next(cluster.list_pages(JOBS, None)) == []
 
 
 def test_closing_closes_the_connections() -> None:
