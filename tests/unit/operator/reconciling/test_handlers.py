@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import kopf
 import kubernetes
 import pytest
 
@@ -98,6 +99,13 @@ def test_kopf_reads_lists_by_pages_and_lets_objects_go_at_once() -> None:
     settings = kopf_settings()
     assert settings.watching.chunk_size == LIST_PAGE
     assert settings.queueing.idle_timeout < 1
+
+
+def test_kopf_copies_no_object_to_find_what_has_changed() -> None:
+    storage = kopf_settings().persistence.diffbase_storage
+    body = kopf.Body({"spec": {"large": "field"}})
+    assert storage.build(body=body) == {}
+    assert storage.fetch(body=body) is None
 
 
 def test_kopf_connects_as_the_client_does() -> None:
