@@ -133,8 +133,8 @@ class Slot:
 
     @property
     def services(self) -> ipaddress.IPv4Network:
-        """The ClusterIPs; they are reachable from the host."""
-        return self._network(8, 24)
+        """The ClusterIPs, enough for a thousand models; they are reachable from the host."""
+        return self._network(8, 21)
 
     @property
     def first_service(self) -> str:
