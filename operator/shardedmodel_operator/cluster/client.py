@@ -42,6 +42,11 @@ READ_SECONDS = 30.0
 """Time to wait for an answer: the server itself gives up on a mutating request after 34 s or
 60 s by default, and a worker must not hang on a dead connection."""
 
+CONNECTIONS = 72
+"""Connections that are kept: one for each worker there may be and some for all else. They are made
+as they are needed; the client's default of five per processor would throw away those beyond, and
+each new one costs a TLS handshake."""
+
 READING = frozenset({"get", "list"})
 """Verbs that change nothing."""
 
@@ -83,6 +88,7 @@ def load_configuration() -> kubernetes.client.Configuration:
             ) from inside
     # Retries are the queue's: urllib3 would repeat a create whose answer was lost.
     configuration.retries = False
+    configuration.connection_pool_maxsize = CONNECTIONS
     return configuration
 
 

@@ -10,6 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,6 +46,8 @@ TICK_SECONDS = 2.0
 """How often the event loop shows that it turns."""
 STUCK_SECONDS = 60.0
 """A loop that has not turned for so long hangs: no step of it blocks, so seconds would be much."""
+OTHER_CALLERS = 2
+"""Beside the workers: the sweep, and kopf when it asks for credentials."""
 BROKEN_SECONDS = 2.0 * CLIENT_SECONDS
 """A watch without an event or a new stream for so long is broken. On an idle cluster the server
 begins a new stream every four minutes, we see to it after five; twice that is not an accident."""
@@ -90,6 +93,7 @@ class Operator:
             ClusterError: the resource is not served or may not be listed.
             OSError: the port cannot be bound.
         """
+        self._provide_threads()
         await asyncio.to_thread(self._check_served)
         with ReportServer(
             self._settings.port,
@@ -100,6 +104,11 @@ class Operator:
         ) as server:
             logger.info("serving health and metrics on port %d", server.port)
             await self._serve()
+
+    def _provide_threads(self) -> None:
+        """Let every worker call the API server at a time, on however few processors."""
+        threads = ThreadPoolExecutor(self._settings.workers + OTHER_CALLERS)
+        asyncio.get_running_loop().set_default_executor(threads)
 
     def _stand(self) -> Election | None:
         """Stand for the Lease, or, where there is none, lead from now on."""

@@ -14,7 +14,7 @@ def test_the_image_alone_is_enough() -> None:
 
 
 def test_foreign_variables_are_left_alone() -> None:
-    assert Settings.read({**IMAGE, "PATH": "/bin"}).workers == 4
+    assert Settings.read({**IMAGE, "PATH": "/bin"}).workers == 8
 
 
 def test_namespaces_are_a_list_with_commas() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
 
@@ -81,6 +82,18 @@ def test_nothing_is_reconciled_before_everything_is_known() -> None:
         return before, found._queue.depth()
 
     assert asyncio.run(scenario()) == (1, 0)
+
+
+def test_every_worker_may_call_at_the_same_time() -> None:
+    found = operator()
+    meeting = threading.Barrier(found._settings.workers)
+
+    async def scenario() -> list[int]:
+        found._provide_threads()
+        calls = (asyncio.to_thread(meeting.wait, 10) for _ in range(meeting.parties))
+        return await asyncio.gather(*calls)
+
+    assert sorted(asyncio.run(scenario())) == list(range(meeting.parties))
 
 
 def test_a_watch_that_fell_silent_is_not_alive() -> None:
