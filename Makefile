@@ -91,6 +91,10 @@ bench-loader: setup ## Compare loaders on S3, a web server and files; writes ben
 	@$(BIN)/python -m benchmarks.loader
 	@$(BIN)/python -m benchmarks.scaling
 
+.PHONY: scale
+scale: setup ## Measure the operator with 10, 100 and 1,000 models; writes benchmarks/, an hour
+	@$(BIN)/python -m benchmarks.scale
+
 .PHONY: kill-matrix
 kill-matrix: setup ## Kill and terminate ranks of real groups at each phase; minutes
 	@$(BIN)/python -m tests.killmatrix
