@@ -6,8 +6,8 @@ so one that went bad is dropped and read again from the store. A lock file for e
 the system lets go with its holder, makes one rank of a node fetch what others wait for. What the
 folder cannot take (a full disk, no right to write) is not cached, and told: it never fails a load.
 
-The ranks' memory itself is not shared: a tensor that one rank writes to would change in all, and a
-file that somebody shortens ends every process that has mapped it.
+On file systems of the node's own an entry is mapped rather than copied (``storage/mapping.py``), so
+ranks of a node hold one copy of what they share, and each its own of what it changes.
 """
 
 from __future__ import annotations
