@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, Loa
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
+from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
 from tests.faultproxy.faults import Kind
@@ -34,6 +36,8 @@ READ_TIMEOUT_SECONDS = 0.5
 """Patience of the tests' client with a stalled connection."""
 DEADLINE_SECONDS = 30.0
 """Of a load, which takes a second."""
+CLOCK_ERROR = timedelta(hours=2)
+"""By which the client's clock is late where clocks are the fault."""
 HANG_SECONDS = DEADLINE_SECONDS + 10
 """A load that has not ended by then hangs."""
 OTHER_HASH = "fedcba9876543210fedc"
@@ -106,13 +110,14 @@ class Bench:
     uri: str
     server: S3Server
 
-    def store(self) -> S3Store:
+    def store(self, clock: ServerClock | None = None) -> S3Store:
         """Open the layout as a loader does, but with little patience."""
         return S3Store(
             parse_uri(self.uri),
             StoreOptions(self.proxy.endpoint_url, credentials=self._credentials),
             RetryPolicy(base_seconds=0.002, max_seconds=0.01),
             READ_TIMEOUT_SECONDS,
+            clock,
         )
 
     def load(self, plan: Plan, rank: int) -> str:
@@ -125,7 +130,8 @@ class Bench:
             AssertionError: the load hangs, ended in an error without a name, or holds a wrong byte.
         """
         self.proxy.use(plan)
-        with closing(self.store()) as store:
+        clock = _wrong_clock() if Kind.CLOCK_SKEW in plan.kinds else None
+        with closing(self.store(clock)) as store:
             ended = _within(
                 HANG_SECONDS, DistributedCheckpointLoader(self._config(rank), store=store)
             )
@@ -221,9 +227,15 @@ def assert_right(held: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 def _plan(kind: Kind, seed: int) -> Plan:
     if kind is Kind.REPLACED:
         return Plan(seed, (kind,), share=1.0, burst=None)
+    if kind is Kind.CLOCK_SKEW:
+        return Plan(seed, (kind,), share=1.0, burst=None, suffix="")
     if kind is Kind.OTHER_MANIFEST:
         return Plan(seed, (kind,), share=1.0, burst=None, suffix="manifest.json")
     return Plan(seed, (kind,), share=_SHARES.get(kind, 0.45))
+
+
+def _wrong_clock() -> ServerClock:
+    return ServerClock(lambda: datetime.now(UTC) - CLOCK_ERROR)
 
 
 def _model(seed: int) -> dict[str, torch.Tensor]:

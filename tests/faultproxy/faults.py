@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from random import Random
 
@@ -11,6 +12,8 @@ from tests.faultproxy.messages import Request, Response, error_response
 
 WRONG_BYTES = 64
 """By how much a wrong length or range is wrong: less than any range of the tests."""
+CLOCK_TOLERANCE = timedelta(minutes=15)
+"""What S3 lets a request's time differ from its own."""
 
 _INVERTED = bytes(255 - byte for byte in range(256))
 """A table for ``bytes.translate``: every bit of another object is another."""
@@ -76,6 +79,13 @@ class Case:
         return self.random.randrange(max(1, len(self.body)))
 
 
+def befalls(kind: Kind, request: Request, response: Response) -> bool:
+    """Whether a fault has its chance: a clock that is right is not refused, nor an error spoilt."""
+    if kind is Kind.CLOCK_SKEW:
+        return abs(request.signed_at - response.date) > CLOCK_TOLERANCE
+    return response.status < 300
+
+
 def deliver(kind: Kind, case: Case) -> Delivery:
     """Say what the client gets."""
     return _MAKERS[kind](case)
@@ -119,6 +129,12 @@ def _nothing(end: End) -> Callable[[Case], Delivery]:
 
 def _error(status: int, phrase: str, code: str) -> Callable[[Case], Delivery]:
     return lambda case: intact(error_response(status, phrase, code))
+
+
+def _clock_skew(case: Case) -> Delivery:
+    refusal = error_response(403, "Forbidden", "RequestTimeTooSkewed")
+    date = case.response.head.get("Date")
+    return intact(replace(refusal, head=refusal.head.having("Date", date)))
 
 
 def _wrong_range(case: Case) -> Delivery:
@@ -169,7 +185,7 @@ _MAKERS: dict[Kind, Callable[[Case], Delivery]] = {
     Kind.RANGE_IGNORED: _range_ignored,
     Kind.WRONG_LENGTH: _wrong_length,
     Kind.GARBAGE: _garbage,
-    Kind.CLOCK_SKEW: _error(403, "Forbidden", "RequestTimeTooSkewed"),
+    Kind.CLOCK_SKEW: _clock_skew,
     Kind.EXPIRED: _error(400, "Bad Request", "ExpiredToken"),
     Kind.REPLACED: _replaced,
     Kind.OTHER_MANIFEST: _other_manifest,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import BinaryIO, Self
+from urllib.parse import parse_qsl, urlsplit
 
 HEAD_LINES = 200
 """More lines than any head has: a peer that sends more is not answered."""
@@ -68,6 +71,13 @@ class Request:
         return self.head.line.split(" ")[1].partition("?")[0]
 
     @property
+    def signed_at(self) -> datetime:
+        """The time that its signature names: in a header, or in the address of a presigned URL."""
+        query = dict(parse_qsl(urlsplit(self.head.line.split(" ")[1]).query))
+        text = self.head.get("X-Amz-Date") or query["X-Amz-Date"]
+        return datetime.strptime(text, "%Y%m%dT%H%M%S%z")
+
+    @property
     def identity(self) -> str:
         """What is asked for: the same at each repetition."""
         return f"{self.method} {self.path} {self.head.get('Range')}"
@@ -84,6 +94,11 @@ class Response:
     def status(self) -> int:
         """HTTP status."""
         return int(self.head.line.split(" ")[1])
+
+    @property
+    def date(self) -> datetime:
+        """When the server answered, by its clock."""
+        return parsedate_to_datetime(self.head.get("Date"))
 
     @classmethod
     def read(cls, stream: BinaryIO, method: str) -> Self:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 from urllib.parse import urlsplit
 
-from tests.faultproxy.faults import Case, Delivery, End, Kind, deliver, intact
+from tests.faultproxy.faults import Case, Delivery, End, Kind, befalls, deliver, intact
 from tests.faultproxy.messages import Head, Request, Response
 from tests.faultproxy.schedule import Plan
 from tests.faultproxy.throttle import TokenBucket
@@ -164,8 +164,8 @@ class Proxy:
             plan = self.plan
             occurrence = self._seen[request.identity]
             self._seen[request.identity] += 1
-            kind = plan.fault(request, occurrence) if response.status < 300 else None
-            if kind is None:
+            kind = plan.fault(request, occurrence)
+            if kind is None or not befalls(kind, request, response):
                 return intact(response)
             self.injected[kind] += 1
         chance = plan.chance(request, occurrence)

@@ -45,7 +45,7 @@ class ServerClock:
         """Take the server's time from a refusal.
 
         Returns:
-            Whether the machine's clock may be the reason, so that the request is worth signing anew.
+            Whether the machine's clock may be the reason: signing anew may help then.
         """
         if http_status(error) not in (401, 403) and error_code(error) not in CLOCK_CODES:
             return False

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from random import Random
 
 import pytest
 
-from tests.faultproxy.faults import WRONG_BYTES, Case, Delivery, End, Kind, deliver
+from tests.faultproxy.faults import WRONG_BYTES, Case, Delivery, End, Kind, befalls, deliver
 from tests.faultproxy.messages import Head, Request, Response
 
 BODY = bytes(range(200))
@@ -31,6 +32,14 @@ def parsed(delivery: Delivery) -> Response:
 def test_no_fault_delivers_the_good_answer(kind: Kind) -> None:
     delivery = made(kind)
     assert (delivery.data, delivery.end) != (GOOD.head.to_bytes() + BODY, End.KEEP)
+
+
+@pytest.mark.parametrize(("signed", "refused"), [("120500", False), ("140000", True)])
+def test_a_clock_is_refused_where_it_is_wrong(signed: str, refused: bool) -> None:
+    address = f"GET /bucket/key?X-Amz-Date=20261123T{signed}Z HTTP/1.1"
+    date = GOOD.head.having("Date", "Mon, 23 Nov 2026 12:00:00 GMT")
+    answer = replace(GOOD, head=date)
+    assert befalls(Kind.CLOCK_SKEW, Request(Head(address, ())), answer) == refused
 
 
 def test_a_flipped_bit_is_one_bit() -> None:

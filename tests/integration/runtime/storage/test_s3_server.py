@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from shardedmodel_runtime.errors import (
@@ -16,6 +18,7 @@ from shardedmodel_runtime.storage.opening import StoreOptions, open_store
 from shardedmodel_runtime.storage.options import Credentials
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
+from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.uri import parse_uri
 from tests.integration.runtime.conftest import Bucket
 
@@ -51,6 +54,24 @@ def test_a_beginning_comes_with_size_and_digest_in_one_request(
     info, data = store.read_head("a", limit)
     assert store.requests == before + 1
     assert (info, data) == (store.describe("a"), expected)
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_machine_with_a_wrong_clock_goes_by_the_servers(bucket: Bucket, hours: int) -> None:
+    clock = ServerClock(lambda: datetime.now(UTC) + timedelta(hours=hours))
+    with S3Store(parse_uri(bucket.uri), bucket.options(), clock=clock) as store:
+        assert store.write("a", b"01234")
+        assert store.requests == 2
+        assert store.describe("a").size == 5
+        assert read_span(store, "a", 1, 3) == b"123"
+        assert store.requests == 4
+
+
+def test_a_head_request_tells_of_a_wrong_clock_by_its_date_alone(bucket: Bucket) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="a", Body=b"01234")
+    clock = ServerClock(lambda: datetime.now(UTC) - timedelta(hours=2))
+    with S3Store(parse_uri(bucket.uri), bucket.options(), clock=clock) as store:
+        assert store.describe("a").size == 5
 
 
 def test_an_empty_object_has_an_empty_beginning(store: ObjectStore) -> None:
