@@ -54,8 +54,13 @@ LIST_PAGE = 100
 """Objects per page of a list. A page is held whole while it is parsed, and at the start all kinds
 are listed at a time: with the 500 of ``kubectl`` a start on 1,000 models peaked 50 MiB higher."""
 
-NOT_IN_SCHEMA = "failed to create typed patch object"
-"""How servers before 1.26 answer, with status 500, an applied field that they do not know."""
+_BY_MESSAGE: Mapping[str, type[ClusterError]] = {
+    # How servers before 1.26 answer an applied field that they do not know.
+    "failed to create typed patch object": ObjectRejected,
+    # No ClusterIP is left for a Service: a limit of the cluster like any quota.
+    "range is full": ClusterAccessDenied,
+}
+"""Refusals that servers send with status 500, as if they might pass by themselves."""
 
 _BY_STATUS: Mapping[int, type[ClusterError]] = {
     400: ObjectRejected,
@@ -330,9 +335,8 @@ def _without_empty_texts(value: Any) -> Any:
 def _translate(error: ApiException, action: str) -> ClusterError:
     """Map an answer that is not 2xx to the tree; status 0 is a TLS error."""
     status, message = error.status or 0, _server_message(error)
-    kind = _BY_STATUS.get(status, ClusterUnavailable)
-    if NOT_IN_SCHEMA in message:
-        kind = ObjectRejected
+    told = (kind for text, kind in _BY_MESSAGE.items() if text in message)
+    kind = next(told, _BY_STATUS.get(status, ClusterUnavailable))
     return kind(f"{action}: {message} (HTTP {status})", status)
 
 

@@ -153,6 +153,12 @@ def test_a_field_that_an_old_server_does_not_know_is_a_rejection() -> None:
         Cluster(FakeApi(refusal(500, answer))).apply(child_body())
 
 
+def test_a_service_without_an_address_is_refused_like_by_a_quota() -> None:
+    answer = '{"message": "Internal error: failed to allocate a serviceIP: range is full"}'
+    with pytest.raises(ClusterAccessDenied, match="range is full"):
+        Cluster(FakeApi(refusal(500, answer))).apply(child_body("Service"))
+
+
 @pytest.mark.parametrize("body", ["plain text", "[]", '{"reason": "x"}'])
 def test_an_answer_that_is_no_status_object_is_shown_as_it_is(body: str) -> None:
     with pytest.raises(ObjectNotFound) as caught:
