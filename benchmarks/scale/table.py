@@ -76,4 +76,5 @@ def _calm_table(runs: list[Json]) -> str:
 
 
 def _milliseconds(run: Json, which: str) -> int:
-    return round(1000 * run["touch"]["eventToReconciledSeconds"][which])
+    seconds: float = run["touch"]["eventToReconciledSeconds"][which]
+    return round(1000 * seconds)
