@@ -58,8 +58,9 @@ def _deaths(several: Lanes, endings: Endings, options: argparse.Namespace) -> bo
     there_are = deaths_of({step: ending.trace for step, ending in endings.items()})
     tried = sample(there_are, options.sample or len(there_are), options.seed)
     lives = lives_of(tried)
-    # What does not fit into the time is left to chance as well.
+    # What does not fit into the time is left to chance as well, but for lives of many deaths.
     random.Random(options.seed).shuffle(lives)
+    lives.sort(key=lambda life: -len(life.deaths))
     cells, broken = campaign.deaths(several, endings, lives)
     print(f"\n{tables.deaths_table(endings, len(there_are), cells)}\n", flush=True)
     record = {**_run(options, began, broken), "deaths": len(there_are)}

@@ -66,6 +66,10 @@ class Executioner:
     async def _strike(self, number: int, when: When) -> None:
         if self.died or number != self._at or when != self._when:
             return
-        await asyncio.to_thread(self.kill)
-        self._died.set()
+        # In one piece: with the operator its connection goes, and with that who waits here.
+        await asyncio.to_thread(self._end)
         raise Cut
+
+    def _end(self) -> None:
+        self.kill()
+        self._died.set()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -86,3 +87,24 @@ def test_it_notes_what_was_made_also_when_nobody_heard_of_it() -> None:
     with pytest.raises(Cut):
         server.call(WRITE, 201)
     assert server.executioner.made == [f"PATCH {WRITE.path}"]
+
+
+def test_it_has_died_also_when_its_connection_went_first() -> None:
+    killing, goes_on = threading.Event(), threading.Event()
+
+    def kill() -> None:
+        killing.set()
+        goes_on.wait()
+
+    async def go(executioner: Executioner) -> None:
+        call = asyncio.create_task(executioner.ask(WRITE))
+        await asyncio.to_thread(killing.wait)
+        call.cancel()
+        await asyncio.wait([call])
+        goes_on.set()
+
+    executioner = Executioner(kill)
+    executioner.watch_for(0, "before")
+    # Its end waits for the threads.
+    asyncio.run(go(executioner))
+    assert executioner.died
