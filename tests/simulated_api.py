@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.events import EventRecorder
-from shardedmodel_operator.cluster.resources import CHILDREN, MODELS, Resource
+from shardedmodel_operator.cluster.resources import CHILDREN, MODELS, OPTIONAL, Resource
 from shardedmodel_operator.errors import ObjectConflict, ObjectNotFound
 from shardedmodel_operator.planning.observed import ReportTarget
 from shardedmodel_operator.reconciling.reconciler import Reconciler
@@ -141,7 +141,7 @@ class Operator:
         metadata = cluster.builder.body["metadata"]
         metadata.setdefault("resourceVersion", "1")
         cache.put(MODELS, copy.deepcopy(cluster.builder.body))
-        for resource in CHILDREN:
+        for resource in (*CHILDREN, *OPTIONAL):
             for body in cluster.of_kind(resource.kind):
                 cache.put(resource, copy.deepcopy(body))
         reconciler = replace(self._reconciler, cache=cache)

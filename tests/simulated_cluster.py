@@ -51,6 +51,10 @@ class SimulatedCluster:
             pods=tuple(Pod.from_object(o) for o in self.of_kind("Pod")),
             stateful_sets=tuple(StatefulSet.from_object(o) for o in self.of_kind("StatefulSet")),
             services=tuple(Service.from_object(o) for o in self.of_kind("Service")),
+            network_policies=tuple(Meta.from_object(o) for o in self.of_kind("NetworkPolicy")),
+            disruption_budgets=tuple(
+                Meta.from_object(o) for o in self.of_kind("PodDisruptionBudget")
+            ),
             shard_progress=self.progress,
             group_reports=self.reports,
             neighbours=tuple(builder.build() for builder in self.neighbours),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from shardedmodel_operator.cluster.client import Cluster
-from shardedmodel_operator.cluster.resources import LEASES, WATCHED
+from shardedmodel_operator.cluster.resources import LEASES
 from shardedmodel_operator.errors import ClusterUnavailable
 from shardedmodel_operator.planning.labels import MANAGED_BY, MANAGER
 from shardedmodel_operator.reconciling.leadership import LEASE_SECONDS, RENEW_SECONDS, LeaseName
@@ -35,7 +35,7 @@ def check(
     """
     served: Sequence[str | None] = settings.namespaces or (None,)
     where = ", ".join(settings.namespaces) or "all namespaces"
-    for resource in WATCHED:
+    for resource in cluster.watched():
         for namespace in served:
             next(cluster.list_pages(resource, namespace, f"{MANAGED_BY}={MANAGER}"))
         yield f"{resource.plural}: may be listed in {where}"

@@ -43,7 +43,7 @@ def _run(settings: Settings) -> int:
     logger.info("shardedmodel-operator %s serves %s", __version__, served)
     cluster = Cluster.connect()
     try:
-        asyncio.run(Operator(settings, cluster).run())
+        asyncio.run(Operator(settings, cluster, cluster.watched()).run())
     finally:
         cluster.close()
     return 0

@@ -47,6 +47,9 @@ class Settings(BaseModel):
     """Lease, ``namespace/name``, by which one of several operators acts; none means that this one
     always does, and must be the only one of its namespaces."""
 
+    pod_disruption_budgets: bool = True
+    """Whether models get a PodDisruptionBudget where the server has ``policy/v1``."""
+
     cache_host_paths: tuple[HostPath, ...] = ()
     """Paths of nodes, separated by commas, that `spec.workers.cache.hostPath` may lie in or below;
     none allows no such cache."""

@@ -32,6 +32,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.runtimeImage | default (printf "shardedmodel-runtime:%s" .Chart.AppVersion) -}}
 {{- end -}}
 
+{{- /* Whether the server has policy/v1. */ -}}
+{{- define "operator.hasBudgets" -}}
+{{- if semverCompare ">=1.21-0" .Capabilities.KubeVersion.Version }}true{{ end -}}
+{{- end -}}
+
 {{- /* What the operator may do; docs/operating.md says why. No Secrets, no pods/exec, no wildcard. */ -}}
 {{- define "operator.rules" -}}
 - apiGroups: [shardedmodel.dev]
@@ -49,6 +54,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+{{- if include "operator.hasBudgets" . }}
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+{{- end }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
@@ -80,6 +93,7 @@ namespace="{{ .Release.Namespace }}", pod=~"{{ include "operator.name" . }}-.*"
 - {name: SHARDEDMODEL_NAMESPACES, value: {{ join "," .Values.namespaces | quote }}}
 - {name: SHARDEDMODEL_CACHE_HOST_PATHS, value: {{ join "," .Values.cacheHostPaths | quote }}}
 - {name: SHARDEDMODEL_LEASE, value: {{ printf "%s/%s" .Release.Namespace (include "operator.name" .) }}}
+- {name: SHARDEDMODEL_POD_DISRUPTION_BUDGETS, value: {{ .Values.podDisruptionBudget.models | quote }}}
 - {name: SHARDEDMODEL_WORKERS, value: {{ .Values.workers | quote }}}
 - {name: SHARDEDMODEL_RESYNC_SECONDS, value: {{ .Values.resyncSeconds | quote }}}
 - {name: SHARDEDMODEL_PORT, value: "8080"}

@@ -19,6 +19,7 @@ from shardedmodel_operator.api.base import (
     cel,
     validations,
 )
+from shardedmodel_operator.api.network import NetworkPolicy
 from shardedmodel_operator.api.sharding import Sharding
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
 
@@ -294,5 +295,8 @@ class ShardedModelSpec(ApiModel):
     """How a new revision takes over."""
     restart: Restart = Restart()
     """How often a group that cannot form is made anew."""
+    network_policy: NetworkPolicy | None = None
+    """Where it is there, also empty (`{}`), pods may talk to each other, DNS and the stores alone,
+    and nothing is started before that holds. Without it no NetworkPolicy is made."""
     suspend: bool = False
     """Stop all rank pods and start no Job, but keep the shards and all objects."""

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shardedmodel_operator.cluster.resources import (
+    BUDGETS,
     JOBS,
     MODELS,
     PODS,
+    POLICIES,
     SERVICES,
     STATEFULSETS,
     Object,
@@ -65,6 +67,8 @@ TRIM: Mapping[Resource, Callable[[Object], Any]] = {
     STATEFULSETS: observed.StatefulSet.from_object,
     SERVICES: observed.Service.from_object,
     PODS: observed.Pod.from_object,
+    POLICIES: observed.Meta.from_object,
+    BUDGETS: observed.Meta.from_object,
 }
 """What is kept of each kind: models as they are, children as the planner sees them."""
 
@@ -147,6 +151,8 @@ class ObjectCache:
             pods=tuple(self._values(PODS, key)),
             stateful_sets=tuple(self._values(STATEFULSETS, key)),
             services=tuple(self._values(SERVICES, key)),
+            network_policies=tuple(self._values(POLICIES, key)),
+            disruption_budgets=tuple(self._values(BUDGETS, key)),
         )
 
     def versions(self, resource: Resource) -> dict[str, int]:

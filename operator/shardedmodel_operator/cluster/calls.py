@@ -14,7 +14,7 @@ class ApiCall(NamedTuple):
     verb: str
     """As RBAC names it: get, list, watch, create, update, patch, delete."""
     resource: str
-    """Plural, with the subresource: ``shardedmodels/status``."""
+    """Plural, with the subresource: ``shardedmodels/status``; empty: what the server serves."""
     code: str
     """HTTP status of the answer, or ``NO_ANSWER``."""
 

@@ -19,7 +19,14 @@ from kubernetes.client.exceptions import ApiException
 
 from shardedmodel_operator import __version__
 from shardedmodel_operator.cluster.calls import NO_ANSWER, ApiCall, target_of
-from shardedmodel_operator.cluster.resources import MODELS, Object, Resource, resource_of
+from shardedmodel_operator.cluster.resources import (
+    MODELS,
+    OPTIONAL,
+    WATCHED,
+    Object,
+    Resource,
+    resource_of,
+)
 from shardedmodel_operator.errors import (
     ClusterAccessDenied,
     ClusterError,
@@ -126,6 +133,14 @@ class Cluster:
         other = Cluster(self._api, read_seconds)
         other.calls = self.calls
         return other
+
+    def watched(self) -> tuple[Resource, ...]:
+        """The kinds to watch on this server: all that it must have, and those that it may.
+
+        Raises:
+            ClusterError: see ``errors``.
+        """
+        return (*WATCHED, *(resource for resource in OPTIONAL if self._serves(resource)))
 
     def read(self, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
         """One object as it is now; None when there is none.
@@ -267,6 +282,13 @@ class Cluster:
     def close(self) -> None:
         """Close the connections."""
         self._api.close()
+
+    def _serves(self, resource: Resource) -> bool:
+        try:
+            found = self._call("get", "GET", f"/apis/{resource.api_version}", {})
+        except ObjectNotFound:
+            return False
+        return resource.plural in {each["name"] for each in found["resources"]}
 
     def _call(
         self,

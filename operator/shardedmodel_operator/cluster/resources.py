@@ -52,14 +52,20 @@ STATEFULSETS = Resource("apps/v1", "StatefulSet", "statefulsets")
 SERVICES = Resource("v1", "Service", "services")
 PODS = Resource("v1", "Pod", "pods")
 EVENTS = Resource("v1", "Event", "events")
+POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+BUDGETS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 
-CHILDREN = (JOBS, STATEFULSETS, SERVICES, PODS)
+CHILDREN = (JOBS, STATEFULSETS, SERVICES, PODS, POLICIES)
 """What belongs to a model; watched under the label that marks what the operator manages."""
 
 WATCHED = (MODELS, *CHILDREN)
+"""What every server has that the operator runs on."""
 
-_BY_KIND = {(r.api_version, r.kind): r for r in (*WATCHED, EVENTS)}
+OPTIONAL = (BUDGETS,)
+"""Children that are made and watched where the server has them: ``policy/v1`` came with 1.21."""
+
+_BY_KIND = {(r.api_version, r.kind): r for r in (*WATCHED, *OPTIONAL, EVENTS)}
 
 
 def resource_of(api_version: str, kind: str) -> Resource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from shardedmodel_operator.planning.group import (
     stateful_set,
 )
 from shardedmodel_operator.planning.group_views import GroupsView, former_pods
-from shardedmodel_operator.planning.observed import Job, Meta, Observed, Service, StatefulSet
+from shardedmodel_operator.planning.observed import Meta, Observed
 from shardedmodel_operator.planning.result import ObjectRef
 from shardedmodel_operator.planning.settings import PlanSettings
 
@@ -115,14 +115,8 @@ def taken_names(model: ShardedModel, observed: Observed) -> set[tuple[str, str]]
     collector is still removing; they must not be adopted. Orphans are: what was left behind by
     ``--cascade=orphan`` has a name that follows from its content, so it is what would be made.
     """
-    kinds: list[tuple[str, Sequence[Job | StatefulSet | Service]]] = [
-        ("Job", observed.jobs),
-        ("StatefulSet", observed.stateful_sets),
-        ("Service", observed.services),
-    ]
     return {
-        (kind, item.meta.name)
-        for kind, items in kinds
-        for item in items
-        if item.meta.owner_uid not in ("", model.uid) or item.meta.deleting
+        (kind, meta.name)
+        for kind, meta in observed.named()
+        if meta.owner_uid not in ("", model.uid) or meta.deleting
     }

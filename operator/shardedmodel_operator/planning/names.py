@@ -27,6 +27,11 @@ def group_name(model: str, revision: str, group: int) -> str:
     return _fitting(model, f"-{revision[:SHORT_HASH]}-{group}", MAX_STATEFUL_SET_NAME)
 
 
+def policy_name(model: str, pods: str) -> str:
+    """Name of the NetworkPolicy of a model's ``ranks`` or ``jobs``."""
+    return f"{model}-{pods}"
+
+
 def _fitting(model: str, suffix: str, limit: int) -> str:
     """Shorten a long model name; a hash of the whole keeps two such models apart."""
     if len(model) + len(suffix) <= limit:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -297,6 +297,8 @@ class Observed:
     pods: tuple[Pod, ...] = ()
     stateful_sets: tuple[StatefulSet, ...] = ()
     services: tuple[Service, ...] = ()
+    network_policies: tuple[Meta, ...] = ()
+    disruption_budgets: tuple[Meta, ...] = ()
     shard_progress: Mapping[str, ShardProgress] = field(default_factory=dict)
     group_reports: Mapping[str, GroupReport] = field(default_factory=dict)
     neighbours: tuple[ShardedModel, ...] = ()
@@ -304,6 +306,14 @@ class Observed:
     those that go."""
     neighbouring_sets: tuple[tuple[str, Meta], ...] = ()
     """StatefulSets of other models, each with its namespace; told only to a model that goes."""
+
+    def named(self) -> Iterator[tuple[str, Meta]]:
+        """Everything that the operator makes itself, each with its kind."""
+        yield from (("Job", job.meta) for job in self.jobs)
+        yield from (("StatefulSet", each.meta) for each in self.stateful_sets)
+        yield from (("Service", service.meta) for service in self.services)
+        yield from (("NetworkPolicy", meta) for meta in self.network_policies)
+        yield from (("PodDisruptionBudget", meta) for meta in self.disruption_budgets)
 
     def pods_of(self, owner: Meta) -> list[Pod]:
         """Pods that ``owner`` controls and that are not on their way out, by name."""

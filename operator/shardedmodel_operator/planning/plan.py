@@ -10,7 +10,6 @@ is killed between any two calls goes on where it was, and a reverted spec goes b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -27,6 +26,7 @@ from shardedmodel_operator.planning.job import shard_job
 from shardedmodel_operator.planning.load import tells_load
 from shardedmodel_operator.planning.observed import Job, Observed
 from shardedmodel_operator.planning.progress import deadline
+from shardedmodel_operator.planning.protection import protection, starts_pods
 from shardedmodel_operator.planning.result import ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.sharding import ShardingView, relayout, view_sharding
@@ -80,7 +80,10 @@ def _plan_valid(
         manifests.append(shard_job(model, spec, sharding.request, attempt, settings))
     if sharding.layout is not None:
         manifests += wanted(model, spec, sharding.layout, groups, observed, settings)
-    apply, held_back = _split(manifests, taken_names(model, observed))
+    guards = protection(model, spec, groups, observed, settings)
+    manifests = [*guards.policies, *manifests, *guards.budgets]
+    apply = _possible(manifests, taken_names(model, observed), bool(guards.policies))
+    held_back = waits or len(apply) < len(manifests)
     status = status_of(seen, now)
     return Plan(
         status=status,
@@ -88,11 +91,12 @@ def _plan_valid(
         delete=(
             *surplus(model, spec, groups, observed, now),
             *(_job_ref(model, job) for job in sharding.outdated),
+            *guards.delete,
         ),
         events=transitions(model.status, status),
         finalizer=_finalizer(model, spec),
         requeue_after=settings.poll_seconds
-        if held_back or waits
+        if held_back
         else _requeue(seen, (due, _deadline(spec, status)), settings, now),
     )
 
@@ -109,13 +113,16 @@ def _finalizer(model: ShardedModel, spec: ShardedModelSpec) -> bool | None:
     return None if wanted == model.finalized else wanted
 
 
-def _split(
-    manifests: Iterable[dict[str, Any]], taken: set[tuple[str, str]]
-) -> tuple[list[dict[str, Any]], bool]:
-    """Hold back what would collide with objects that are still on their way out."""
-    manifests = list(manifests)
-    free = [m for m in manifests if (m["kind"], m["metadata"]["name"]) not in taken]
-    return free, len(free) < len(manifests)
+def _possible(
+    manifests: list[dict[str, Any]], taken: set[tuple[str, str]], unguarded: bool
+) -> list[dict[str, Any]]:
+    """Leave out what would collide with objects on their way out, and pods that lack guards."""
+    return [
+        manifest
+        for manifest in manifests
+        if (manifest["kind"], manifest["metadata"]["name"]) not in taken
+        and not (unguarded and starts_pods(manifest))
+    ]
 
 
 def _job_ref(model: ShardedModel, job: Job) -> ObjectRef:

@@ -13,7 +13,7 @@ class ObjectRef:
     """An object to delete, only while it has this uid; its dependants go in the background."""
 
     api_version: str
-    kind: Literal["Job", "StatefulSet", "Service"]
+    kind: Literal["Job", "StatefulSet", "Service", "NetworkPolicy", "PodDisruptionBudget"]
     namespace: str
     name: str
     uid: str

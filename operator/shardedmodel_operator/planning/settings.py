@@ -17,6 +17,9 @@ class PlanSettings:
     cache_host_paths: tuple[str, ...] = ()
     """Paths of nodes that caches may lie in or below: none, since what a pod may do to its node is
     the admin's to say."""
+    disruption_budgets: bool = True
+    """Whether models get a PodDisruptionBudget: where the server has ``policy/v1`` and nobody
+    switched them off."""
     job_requests: Mapping[str, str] = field(
         default_factory=lambda: {"cpu": "100m", "memory": "256Mi"}
     )

@@ -8,7 +8,7 @@ others, and wakes at each of them, which takes minutes where there are thousands
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import kopf
@@ -16,7 +16,14 @@ import kubernetes
 
 from shardedmodel_operator.cluster.cache import ObjectCache, key_of, version
 from shardedmodel_operator.cluster.client import LIST_PAGE, load_configuration
-from shardedmodel_operator.cluster.resources import CHILDREN, MODELS, WATCHED, Object, Resource
+from shardedmodel_operator.cluster.resources import (
+    CHILDREN,
+    MODELS,
+    OPTIONAL,
+    WATCHED,
+    Object,
+    Resource,
+)
 from shardedmodel_operator.planning.labels import MANAGED_BY, MANAGER
 from shardedmodel_operator.reconciling.phases import Phases
 from shardedmodel_operator.reconciling.queue import WorkQueue
@@ -65,6 +72,7 @@ def build_registry(
     queue: WorkQueue,
     watches: Watches,
     phases: Phases,
+    watched: Sequence[Resource] = WATCHED,
     configure: Callable[[], kubernetes.client.Configuration] = load_configuration,
 ) -> kopf.OperatorRegistry:
     """Register the handlers of all watched kinds.
@@ -74,6 +82,7 @@ def build_registry(
         queue: what is told of each change.
         watches: what is told that a watch gave a sign.
         phases: what is told of each model's status.
+        watched: the kinds.
         configure: finds the API server and credentials; asked anew when they are refused.
     """
     registry = kopf.OperatorRegistry()
@@ -83,7 +92,7 @@ def build_registry(
         # Reads files, and may run a kubeconfig's credential plugin.
         return watches.session(connection_info(await asyncio.to_thread(configure)))
 
-    for resource in WATCHED:
+    for resource in watched:
         where = (resource.group, resource.version, resource.plural)
         event = _event_handler(resource, cache, queue, watches, phases)
         kopf.on.event(*where, id=f"enqueue-{resource.plural}", registry=registry)(event)
@@ -99,7 +108,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = INACTIVITY_SECONDS
     settings.networking.request_timeout = REQUEST_SECONDS
     settings.networking.connect_timeout = CONNECT_SECONDS
-    for resource in CHILDREN:
+    for resource in (*CHILDREN, *OPTIONAL):
         settings.watching.label_selectors[resource.plural] = SELECTOR
     # Ours only enqueue, they are done at once and need no limit.
     settings.queueing.worker_limit = None

@@ -9,7 +9,7 @@ import math
 import socket
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from shardedmodel_operator.cluster.cache import ObjectCache
 from shardedmodel_operator.cluster.client import Cluster
 from shardedmodel_operator.cluster.events import EventRecorder
 from shardedmodel_operator.cluster.reports import ReportClient
-from shardedmodel_operator.cluster.resources import MODELS
+from shardedmodel_operator.cluster.resources import BUDGETS, MODELS, WATCHED, Resource
 from shardedmodel_operator.errors import ObjectNotFound
 from shardedmodel_operator.planning.labels import MANAGER
 from shardedmodel_operator.planning.settings import PlanSettings
@@ -56,8 +56,11 @@ begins a new stream every four minutes, we see to it after five; twice that is n
 class Operator:
     """One operator; ``run`` serves until the process is told to end."""
 
-    def __init__(self, settings: Settings, cluster: Cluster) -> None:
-        """Put the parts together; nothing is started."""
+    def __init__(
+        self, settings: Settings, cluster: Cluster, watched: Sequence[Resource] = WATCHED
+    ) -> None:
+        """Put the parts together for a server with the ``watched`` kinds; nothing is started."""
+        self._watched = watched
         self._settings = settings
         self._cluster = cluster
         self._ticked = time.monotonic()
@@ -67,12 +70,12 @@ class Operator:
         self._tenure = Tenure(time.monotonic)
         self._election = self._stand()
         cluster.guard = self._tenure.act
-        self._watches = Watches(settings.namespaces, cluster.calls, time.monotonic)
+        self._watches = Watches(settings.namespaces, cluster.calls, time.monotonic, watched)
         self._phases = Phases(time.monotonic, self._tenure.lasts)
         self._metrics = Metrics(
             cluster, self._queue, self._watches, self._phases, self._tenure.lasts
         )
-        self._sweeper = Sweeper(cluster, self._cache, self._queue, settings.namespaces)
+        self._sweeper = Sweeper(cluster, self._cache, self._queue, settings.namespaces, watched)
         self._reconciler = Reconciler(
             cluster=cluster,
             cache=self._cache,
@@ -82,6 +85,7 @@ class Operator:
                 runtime_image=settings.runtime_image,
                 image_pull_policy=settings.runtime_image_pull_policy,
                 cache_host_paths=settings.cache_host_paths,
+                disruption_budgets=settings.pod_disruption_budgets and BUDGETS in watched,
             ),
             now=lambda: datetime.now(UTC),
         )
@@ -157,7 +161,9 @@ class Operator:
     async def _watch(self) -> None:
         namespaces = self._settings.namespaces
         await kopf.operator(
-            registry=build_registry(self._cache, self._queue, self._watches, self._phases),
+            registry=build_registry(
+                self._cache, self._queue, self._watches, self._phases, self._watched
+            ),
             settings=kopf_settings(),
             standalone=True,
             # kopf would ask for a user name, which a numeric user in a container does not have.

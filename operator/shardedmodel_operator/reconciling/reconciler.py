@@ -104,9 +104,7 @@ class Reconciler:
         return replace(observed, shard_progress=shards, group_reports=groups)
 
     async def _act(self, model: ShardedModel, decided: Plan, observed: Observed) -> None:
-        ours = {("Job", job.meta.name) for job in observed.jobs}
-        ours |= {("Service", service.meta.name) for service in observed.services}
-        ours |= {("StatefulSet", each.meta.name) for each in observed.stateful_sets}
+        ours = {(kind, meta.name) for kind, meta in observed.named()}
         refusals: list[ClusterError] = []
         for manifest in decided.apply:
             named = (manifest["kind"], manifest["metadata"]["name"])

@@ -48,6 +48,7 @@ class Sweeper:
         cache: ObjectCache,
         queue: WorkQueue,
         namespaces: Sequence[str],
+        watched: Sequence[Resource] = WATCHED,
         grace: float = GRACE_SECONDS,
     ) -> None:
         """Sweep ``namespaces`` (none: all of them), leaving the watches ``grace`` seconds."""
@@ -55,6 +56,7 @@ class Sweeper:
         self._cache = cache
         self._queue = queue
         self._namespaces: Sequence[str | None] = namespaces or [None]
+        self._watched = watched
         self._grace = grace
         self._missed: set[Resource] = set()
         self.ready = False
@@ -86,10 +88,10 @@ class Sweeper:
         Raises:
             ClusterError: a kind cannot be listed.
         """
-        before = {resource: self._cache.versions(resource) for resource in WATCHED}
-        listed = {resource: await self._list(resource) for resource in WATCHED}
+        before = {resource: self._cache.versions(resource) for resource in self._watched}
+        listed = {resource: await self._list(resource) for resource in self._watched}
         await asyncio.sleep(self._grace)
-        missed = {r for r in WATCHED if await self._repair(r, before[r], listed[r])}
+        missed = {r for r in self._watched if await self._repair(r, before[r], listed[r])}
         self.silent = frozenset(r.kind for r in missed & self._missed)
         self._missed = missed
         keys = sorted(self._cache.models())
@@ -99,7 +101,7 @@ class Sweeper:
 
     async def _is_whole(self) -> bool:
         """Whether the cache knows all that is listed now; the watches get a moment for it."""
-        for resource in WATCHED:
+        for resource in self._watched:
             async for page in self._pages(resource):
                 news = [body for body in page if not self._cache.knows(resource, body)]
                 if news:

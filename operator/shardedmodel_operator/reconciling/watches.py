@@ -15,7 +15,7 @@ import aiohttp
 import kopf
 
 from shardedmodel_operator.cluster.calls import NO_ANSWER, ApiCall, Target, target_of
-from shardedmodel_operator.cluster.resources import WATCHED
+from shardedmodel_operator.cluster.resources import WATCHED, Resource
 
 OK = 200
 
@@ -28,8 +28,9 @@ class Watches:
         namespaces: Sequence[str],
         calls: Counter[ApiCall],
         clock: Callable[[], float],
+        watched: Sequence[Resource] = WATCHED,
     ) -> None:
-        """Expect a watch of every kind in each of ``namespaces`` (none: one of all together)."""
+        """Expect watches of the kinds in each of ``namespaces`` (none: one of all together)."""
         self._clock = clock
         self._calls = calls
         self._opened: tuple[kopf.ConnectionInfo, kopf.AiohttpSession] | None = None
@@ -37,7 +38,7 @@ class Watches:
         self._signs = {
             Target(namespace, resource.plural): clock()
             for namespace in served
-            for resource in WATCHED
+            for resource in watched
         }
 
     def sign(self, namespace: str | None, resource: str) -> None:

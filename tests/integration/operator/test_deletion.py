@@ -16,12 +16,15 @@ from tests.integration.operator.world import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
-STORAGE = {"uri": "s3://shards", "retention": "Delete"}
+
+def storage(admin: Admin) -> Json:
+    """A bucket of the test's own: models of other tests would use the layout."""
+    return {"uri": f"s3://{admin.namespace}", "retention": "Delete"}
 
 
 def make_sharded(admin: Admin, kubelet: PaperKubelet, name: str) -> None:
     """Bring a model to its layout."""
-    admin.apply_model(name, storage=STORAGE)
+    admin.apply_model(name, storage=storage(admin))
     kubelet.finish_job(kubelet.job(name), summary())
     admin.wait_for_condition(name, "Sharded", "True")
     kubelet.sets(name)
@@ -61,6 +64,21 @@ def test_a_layout_that_another_model_uses_is_kept(admin: Admin, kubelet: PaperKu
     admin.request("DELETE", f"{MODELS}/first")
     eventually(lambda: is_gone(admin, "first"), "the model is gone")
     assert "LayoutKept" in reasons(admin)
+
+
+def test_a_model_that_wants_a_layout_which_is_being_deleted_waits_and_makes_it_anew(
+    admin: Admin, kubelet: PaperKubelet
+) -> None:
+    make_sharded(admin, kubelet, "first")
+    admin.request("DELETE", f"{MODELS}/first")
+    job = cleanup_job(admin)
+    admin.apply_model("second", storage=storage(admin))
+    waiting = admin.wait_for_condition("second", "Sharded", "False", "LayoutBeingDeleted")
+    assert f"ShardedModel {admin.namespace}/first" in waiting["message"]
+    assert [j["metadata"]["name"] for j in admin.list(JOBS)] == [job["metadata"]["name"]]
+    kubelet.finish_job(job, summary())
+    kubelet.finish_job(kubelet.job("second"), summary())
+    admin.wait_for_condition("second", "Sharded", "True")
 
 
 def test_a_model_whose_retention_is_taken_back_is_free_again(

@@ -71,7 +71,7 @@ def live(admin: Admin, kubelet: PaperKubelet) -> None:
         "rollout": {"revisionHistoryLimit": 0},
         "storage": {"uri": "s3://shards", "retention": "Delete"},
     }
-    admin.apply_model("minilm", **terms)
+    admin.apply_model("minilm", **terms, networkPolicy={})
     kubelet.fail_job(kubelet.job("minilm"), Failure(reason="Unavailable", message="slow down"))
     kubelet.finish_job(kubelet.job("minilm"), summary())
     (first,) = kubelet.sets("minilm")

@@ -33,6 +33,7 @@ MODELS = "/apis/shardedmodel.dev/v1alpha1/namespaces/{}/shardedmodels"
 JOBS = "/apis/batch/v1/namespaces/{}/jobs"
 SETS = "/apis/apps/v1/namespaces/{}/statefulsets"
 SERVICES = "/api/v1/namespaces/{}/services"
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"
 PODS = "/api/v1/namespaces/{}/pods"
 EVENTS = "/api/v1/namespaces/{}/events"
 

@@ -117,6 +117,18 @@ def test_a_server_without_the_api_of_budgets_gets_none() -> None:
     assert "PodDisruptionBudget" not in kinds(rendered("replicas=2", version="1.20.2"))
 
 
+def test_without_that_api_there_are_no_rights_to_it() -> None:
+    for version, there in (("1.20.2", False), ("1.21.0", True)):
+        role = only(rendered(version=version), "ClusterRole")
+        assert (["poddisruptionbudgets"] in [rule["resources"] for rule in role["rules"]]) is there
+
+
+def test_budgets_of_models_can_be_switched_off() -> None:
+    for value in (True, False):
+        container = pod(f"podDisruptionBudget.models={str(value).lower()}")["containers"][0]
+        assert Settings.read(environment(container)).pod_disruption_budgets is value
+
+
 def test_further_variables_come_after_the_settings() -> None:
     container = pod("extraEnv[0].name=HTTPS_PROXY", "extraEnv[0].value=x:1")["containers"][0]
     found = environment(container)

@@ -19,6 +19,9 @@ class FakeCluster:
         self.forbidden = forbidden
         self.listed: list[tuple[str, str | None]] = []
 
+    def watched(self) -> tuple[Resource, ...]:
+        return WATCHED
+
     def list_pages(self, resource: Resource, namespace: str | None, _: str) -> Iterator[list[Any]]:
         if resource.plural == self.forbidden:
             raise ClusterAccessDenied(f"list {resource.plural}: forbidden", 403)

@@ -10,6 +10,7 @@ import yaml
 from shardedmodel_operator import cli, logs
 from shardedmodel_operator.cluster.calls import ApiCall
 from shardedmodel_operator.cluster.client import Cluster
+from shardedmodel_operator.cluster.resources import WATCHED, Resource
 from shardedmodel_operator.errors import ClusterUnavailable, ObjectNotFound
 from shardedmodel_operator.reconciling.process import Operator
 from shardedmodel_operator.settings import Settings
@@ -27,11 +28,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     found: list[Settings] = []
 
     class Closed:
+        def watched(self) -> tuple[Resource, ...]:
+            return WATCHED
+
         def close(self) -> None:
             return
 
     class Started:
-        def __init__(self, settings: Settings, cluster: Any) -> None:
+        def __init__(self, settings: Settings, cluster: Any, watched: Any) -> None:
+            assert watched == WATCHED
             found.append(settings)
 
         async def run(self) -> None:
@@ -109,6 +114,9 @@ def test_a_good_installation_is_told_line_by_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Empty:
+        def watched(self) -> tuple[Resource, ...]:
+            return WATCHED
+
         def list_pages(self, *_: object) -> Iterator[list[Any]]:
             yield []
 

@@ -4,7 +4,15 @@ import pytest
 
 from shardedmodel_operator.cluster import cache as cache_module
 from shardedmodel_operator.cluster.cache import Key, ObjectCache, key_of
-from shardedmodel_operator.cluster.resources import JOBS, MODELS, PODS, SERVICES, STATEFULSETS
+from shardedmodel_operator.cluster.resources import (
+    BUDGETS,
+    JOBS,
+    MODELS,
+    PODS,
+    POLICIES,
+    SERVICES,
+    STATEFULSETS,
+)
 from tests.unit.operator.cluster.builders import child_body, model_body
 
 LLAMA = Key("team-a", "llama")
@@ -102,8 +110,13 @@ def test_children_of_every_kind_are_observed() -> None:
     cache.put(PODS, child_body("Pod"))
     cache.put(SERVICES, child_body("Service"))
     cache.put(STATEFULSETS, child_body("StatefulSet"))
+    cache.put(POLICIES, child_body("NetworkPolicy"))
+    cache.put(BUDGETS, child_body("PodDisruptionBudget"))
     seen = cache.observe(LLAMA)
-    assert [len(seen.jobs), len(seen.pods), len(seen.services), len(seen.stateful_sets)] == [1] * 4
+    assert sorted(kind for kind, _ in seen.named()) == [
+        *("Job", "NetworkPolicy", "PodDisruptionBudget", "Service", "StatefulSet")
+    ]
+    assert len(seen.pods) == 1
 
 
 def test_an_object_without_a_model_is_not_kept() -> None:

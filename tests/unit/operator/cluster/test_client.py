@@ -11,7 +11,7 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from shardedmodel_operator.cluster.client import Cluster, load_configuration
-from shardedmodel_operator.cluster.resources import EVENTS, JOBS, MODELS, SERVICES
+from shardedmodel_operator.cluster.resources import BUDGETS, EVENTS, JOBS, MODELS, SERVICES, WATCHED
 from shardedmodel_operator.errors import (
     ClusterAccessDenied,
     ClusterError,
@@ -106,6 +106,22 @@ def test_a_delete_names_the_uid_and_takes_dependants_along() -> None:
 @pytest.mark.parametrize("status", [404, 409])
 def test_deleting_what_is_gone_or_replaced_is_no_error(status: int) -> None:
     Cluster(FakeApi(refusal(status))).delete(JOBS, "team-a", "llama-shard", "u-1")
+
+
+def test_budgets_are_watched_where_the_server_has_them() -> None:
+    api = FakeApi({"resources": [{"name": "poddisruptionbudgets"}, {"name": "others"}]})
+    assert Cluster(api).watched() == (*WATCHED, BUDGETS)
+    assert api.requests[0][:2] == ("GET", "/apis/policy/v1")
+
+
+@pytest.mark.parametrize("answer", [refusal(404), {"resources": []}])
+def test_a_server_without_budgets_is_fine(answer: Any) -> None:
+    assert Cluster(FakeApi(answer)).watched() == WATCHED
+
+
+def test_a_server_that_does_not_say_what_it_has_is_an_error() -> None:
+    with pytest.raises(ClusterUnavailable):
+        Cluster(FakeApi(refusal(503))).watched()
 
 
 def test_a_list_is_read_page_by_page() -> None:

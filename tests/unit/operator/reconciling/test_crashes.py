@@ -53,6 +53,7 @@ SCENARIOS: dict[str, tuple[ModelBuilder | None, Deed]] = {
     "scale from 1 group to 3": (ModelBuilder(), _spec(replicas=3)),
     "scale from 3 groups to 1": (ModelBuilder().with_spec(replicas=3), _spec(replicas=1)),
     "suspend": (ModelBuilder(), _spec(suspend=True)),
+    "ask for NetworkPolicies": (ModelBuilder(), _spec(networkPolicy={})),
     "a rank that ends again and again": (ModelBuilder(), _rank_loops),
     "delete with `retention: Delete`": (ModelBuilder().with_retention("Delete"), _delete),
 }

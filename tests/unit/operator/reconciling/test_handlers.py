@@ -9,7 +9,7 @@ import pytest
 
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.client import LIST_PAGE
-from shardedmodel_operator.cluster.resources import JOBS, MODELS, WATCHED, Resource
+from shardedmodel_operator.cluster.resources import BUDGETS, JOBS, MODELS, WATCHED, Resource
 from shardedmodel_operator.reconciling import handlers
 from shardedmodel_operator.reconciling.handlers import (
     build_registry,
@@ -77,6 +77,13 @@ def test_nothing_is_registered_that_leaves_a_trace_on_objects() -> None:
 def test_kopf_indexes_nothing_since_its_objects_would_wait_for_each_other() -> None:
     registry = build_registry(ObjectCache(), WorkQueue(lambda: 0.0), watches(), phases())
     assert not registry._indexing.get_all_handlers()
+
+
+def test_what_the_server_has_beside_is_watched_too() -> None:
+    watched = (*WATCHED, BUDGETS)
+    registry = build_registry(ObjectCache(), WorkQueue(lambda: 0.0), watches(), phases(), watched)
+    assert len(registry._watching.get_all_handlers()) == len(watched)
+    assert "poddisruptionbudgets" in kopf_settings().watching.label_selectors
 
 
 def test_children_are_selected_by_the_server_and_models_are_not() -> None:

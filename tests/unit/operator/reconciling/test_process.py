@@ -8,7 +8,7 @@ import pytest
 
 from shardedmodel_operator.cluster.cache import Key
 from shardedmodel_operator.cluster.client import Cluster
-from shardedmodel_operator.cluster.resources import MODELS
+from shardedmodel_operator.cluster.resources import BUDGETS, MODELS, WATCHED, Resource
 from shardedmodel_operator.errors import ClusterUnavailable, NotLeading
 from shardedmodel_operator.reconciling import process
 from shardedmodel_operator.reconciling.handlers import CLIENT_SECONDS, SERVER_SECONDS
@@ -50,6 +50,17 @@ def test_with_a_lease_it_waits_for_it_before_it_acts() -> None:
     assert not json.loads(found._report())["leading"]
     with pytest.raises(NotLeading), found._cluster.guard():
         raise AssertionError("acted")
+
+
+def test_models_get_budgets_where_the_server_has_them_and_nobody_switched_them_off() -> None:
+    def made(watched: tuple[Resource, ...], switch: bool) -> bool:
+        settings = Settings(runtime_image="runtime:1", pod_disruption_budgets=switch)
+        found = Operator(settings, Cluster(None), watched)
+        return found._reconciler.settings.disruption_budgets
+
+    assert made((*WATCHED, BUDGETS), True)
+    assert not made(WATCHED, True)
+    assert not made((*WATCHED, BUDGETS), False)
 
 
 def test_two_processes_of_one_host_are_told_apart() -> None:
