@@ -78,6 +78,8 @@ class ShardingStatus(ApiModel):
     """Bytes of all objects of the layout."""
     bytes_done: Bytes = 0
     """Bytes written so far."""
+    furthest_bytes: Bytes = 0
+    """Most of `bytesDone` that an attempt at this request has come to: less is no progress."""
     bytes_per_second: Rate = 0
     """Mean rate of writing."""
     remaining_seconds: Seconds | None = None

@@ -74,15 +74,16 @@ def progress_status(status: ShardingStatus, observed: Observed, job: Job) -> Sha
         return status
     done = max(sum(p.bytes_done for p in told), status.bytes_done)
     total = max(sum(p.bytes for p in told), status.bytes, done)
-    return status.model_copy(update=_figures(told, done, total))
+    return status.model_copy(update=_figures(told, done, total, status.furthest_bytes))
 
 
-def _figures(told: list[ShardProgress], done: int, total: int) -> dict[str, Any]:
+def _figures(told: list[ShardProgress], done: int, total: int, furthest: int) -> dict[str, Any]:
     rate = sum(p.bytes_per_second for p in told)
     return {
         "objects": sum(p.objects for p in told),
         "bytes": total,
         "bytes_done": done,
+        "furthest_bytes": max(done, furthest),
         "bytes_per_second": float(round(rate)),
         "remaining_seconds": round((total - done) / rate, 1) if rate else None,
         "seconds": round(max(p.seconds for p in told), 1),

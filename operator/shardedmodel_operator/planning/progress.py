@@ -41,7 +41,8 @@ def _amounts(status: ShardedModelStatus) -> tuple[int, ...]:
     sharding = status.sharding or ShardingStatus()
     held = status.load.ranks_loaded.partition("/")[0] if status.load else ""
     return (
-        sharding.bytes_done,
+        # Not those of this attempt: one that always fails half-way would always advance.
+        sharding.furthest_bytes,
         sum(rank.bytes_done for rank in status.ranks),
         int(held or 0),
         status.ready_replicas,

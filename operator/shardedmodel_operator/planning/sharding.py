@@ -149,7 +149,9 @@ def _status_now(
     if summary is not None:
         return finished_status(summary, cached.request_hash, job.attempt)
     if not cached.layout_hash and cached.attempt != job.attempt:
-        cached = ShardingStatus(request_hash=cached.request_hash)
+        cached = ShardingStatus(
+            request_hash=cached.request_hash, furthest_bytes=cached.furthest_bytes
+        )
     pods = sum(pod.meta.owner_uid == job.meta.uid for pod in observed.pods)
     missed = not job.finished and pods < job.workers
     missing = since(cached.pods_missing_since, missed, now)

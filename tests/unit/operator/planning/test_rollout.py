@@ -108,6 +108,38 @@ def test_bytes_that_move_are_progress() -> None:
     assert cluster.model.status.holds("Stalled")
 
 
+def fail_after(cluster: SimulatedCluster, attempt: int, done: int) -> None:
+    """Let an attempt write so many bytes of 10, and fail of what may pass."""
+    pod = cluster.job_pod(attempt).running().body["metadata"]["name"]
+    cluster.progress[pod] = ShardProgress(
+        objects=1, bytes=10, bytes_done=done, bytes_per_second=1, seconds=1
+    )
+    cluster.settle()
+    cluster.pass_time(LIMIT / 3)
+    cluster.end_job("Failed", 5, failure("Unavailable", retryable=True), attempt)
+    cluster.settle()
+    cluster.pass_time(cluster.settings.backoff_max_seconds)
+    cluster.settle()
+
+
+def test_a_job_that_always_fails_half_way_is_no_progress_but_is_tried_on() -> None:
+    cluster = SimulatedCluster()
+    cluster.settle()
+    for attempt in range(1, 6):
+        fail_after(cluster, attempt, done=5)
+    assert cluster.model.status.holds("Stalled")
+    assert "no progress since" in message(cluster)
+    assert len(cluster.names("Job")) == 2
+
+
+def test_a_job_that_comes_further_at_each_attempt_makes_progress() -> None:
+    cluster = SimulatedCluster()
+    cluster.settle()
+    for attempt in range(1, 6):
+        fail_after(cluster, attempt, done=attempt)
+    assert cluster.model.status.holds("Reconciling")
+
+
 def test_the_planner_looks_again_at_the_deadline() -> None:
     cluster = sharded(ModelBuilder().with_spec(rollout={"progressDeadlineSeconds": 20}))
     for ordinal in range(2):
