@@ -36,6 +36,16 @@ class RankView:
         """Whether its weights are loaded and verified."""
         return self.status.state in HOLDING
 
+    @property
+    def awaits_report(self) -> bool:
+        """Whether it is ready, and what its report says of it is from before.
+
+        Readiness is seen first: rank 0 may not have heard of a rank that came back, and calls it
+        lost, or nobody may have told yet how it loaded.
+        """
+        late = self.report is not None and self.report.state != "ready"
+        return self.status.state == "ready" and (late or not tells_load(self.status))
+
 
 def tells_load(rank: RankStatus) -> bool:
     """Whether the figures of a finished load have come; they may follow readiness."""

@@ -23,7 +23,6 @@ from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.group_views import view_groups
 from shardedmodel_operator.planning.groups import surplus, taken_names, wanted
 from shardedmodel_operator.planning.job import shard_job
-from shardedmodel_operator.planning.load import tells_load
 from shardedmodel_operator.planning.observed import Job, Observed
 from shardedmodel_operator.planning.progress import deadline
 from shardedmodel_operator.planning.protection import protection, starts_pods
@@ -141,10 +140,7 @@ def _requeue(
     looks = (look for group in seen.groups.groups for look in group.looks)
     deadlines = (seen.sharding.retry_at, seen.sharding.missing_due_at, *due, *looks)
     waits += [max(0.0, (at - now).total_seconds()) for at in deadlines if at and at > now]
-    if _moving(seen):
-        waits.append(settings.poll_seconds)
-    elif any(r.status.state == "ready" and not tells_load(r.status) for r in seen.ranks):
-        # Ready, but nobody has told how it loaded yet.
+    if _moving(seen) or any(rank.awaits_report for rank in seen.ranks):
         waits.append(settings.poll_seconds)
     return min(waits, default=None)
 

@@ -89,6 +89,18 @@ def test_readiness_comes_from_the_pods_when_no_report_can_be_pulled() -> None:
     assert decided.requeue_after == cluster.settings.poll_seconds
 
 
+def test_a_rank_that_came_back_is_looked_at_until_its_report_says_so_as_well() -> None:
+    cluster = ready()
+    name = cluster.names("StatefulSet")[0]
+    whole = cluster.reports[name]
+    back = whole.ranks[1].model_copy(update={"state": "lost", "message": "no sign of life"})
+    cluster.reports[name] = whole.model_copy(update={"ranks": [whole.ranks[0], back]})
+    assert cluster.settle().requeue_after == cluster.settings.poll_seconds
+    cluster.reports[name] = whole
+    assert cluster.settle().requeue_after is None
+    assert [rank.message for rank in cluster.model.status.ranks] == ["", ""]
+
+
 def test_load_figures_stay_when_reports_can_no_longer_be_pulled() -> None:
     cluster = ready()
     before = cluster.model.status
