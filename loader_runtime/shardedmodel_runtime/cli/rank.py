@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-bytes", type=int, metavar="B", help="most bytes of the cache; default: its disk"
     )
     parser.add_argument(
+        "--deadline-seconds", type=float, metavar="S", help="longest time that a load may take"
+    )
+    parser.add_argument(
         "--join-timeout-seconds",
         type=float,
         metavar="S",

@@ -72,6 +72,9 @@ class RankOptions(Options):
     cache_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of the cache; None: what its disk holds."""
 
+    deadline_seconds: float | None = Field(default=None, gt=0)
+    """Longest time that the load of a rank may take; None: no limit beyond the store's retries."""
+
     join_timeout_seconds: float = Field(default=JOIN_TIMEOUT_SECONDS, gt=0)
     """How long a rank waits for its peers before it gives up."""
 
@@ -94,6 +97,7 @@ class RankOptions(Options):
                 "concurrency": self.concurrency,
                 "cache": self.cache,
                 "cache_bytes": self.cache_bytes,
+                "deadline_seconds": self.deadline_seconds,
             }
         )
 

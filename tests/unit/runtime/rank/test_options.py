@@ -61,5 +61,9 @@ def test_the_backend_decides_the_device(backend: str, device: str) -> None:
     assert options(backend=backend).load_config(0, 0).device == device
 
 
+def test_a_load_ends_within_the_deadline_of_its_pod() -> None:
+    assert options(deadline_seconds=60).load_config(0, 0).deadline_seconds == 60
+
+
 def test_the_layout_is_called_by_the_end_of_its_address() -> None:
     assert options().layout_hash == "0123abcd"
