@@ -15,6 +15,7 @@ from importlib import import_module
 
 import shardedmodel_runtime
 from shardedmodel_runtime.errors import ShardedModelError
+from shardedmodel_runtime.init import end_by_sigterm
 
 COMMANDS = {
     "plan": "show how a checkpoint would be cut, from its headers alone",
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; errors of ours are one line on stderr.
     """
+    end_by_sigterm()
     arguments = _parse(sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("botocore").setLevel(logging.WARNING)

@@ -17,6 +17,7 @@ from types import FrameType
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.http import ReportServer
+from shardedmodel_runtime.init import is_init
 from shardedmodel_runtime.rank.child import Child, kill, spawn
 from shardedmodel_runtime.rank.metrics import render
 from shardedmodel_runtime.rank.network import interface_of
@@ -29,8 +30,6 @@ POLL_SECONDS = 0.1
 """How soon a child's death or a signal is noticed."""
 GRACE_SECONDS = 3.0
 """Between SIGTERM and SIGKILL: a pod ends within five seconds, whatever its ranks do."""
-_INIT = 1
-"""Process id of a container's main process, which inherits the orphans of all others."""
 
 
 class Supervisor:
@@ -110,7 +109,7 @@ class Supervisor:
                     return code
             if len(ended) == len(self._children):
                 return 0
-            if os.getpid() == _INIT:
+            if is_init():
                 reap_orphans({child.process.pid for child in self._children})
             time.sleep(POLL_SECONDS)
         return 0

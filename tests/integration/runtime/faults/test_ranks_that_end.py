@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.builders_pods import PodGroup
+from tests.builders_pods import COMMAND, PodGroup, eventually
 from tests.faultproxy import campaign
 from tests.faultproxy.campaign import Bench
 from tests.faultproxy.faults import Kind
@@ -35,6 +39,32 @@ def test_a_rank_killed_on_the_way_comes_back_and_no_other_reads_a_byte_again(
 
 def test_sigterm_ends_a_rank_in_the_middle_of_its_load(bench: Bench, tmp_path: Path) -> None:
     assert cells.terminate(bench, tmp_path, Phase.LOAD, 1) < cells.END_SECONDS
+
+
+def test_sigterm_ends_a_pod_as_soon_as_python_runs_in_it(tmp_path: Path) -> None:
+    command = [COMMAND, "rank", f"file://{tmp_path}", "--port", "0"]
+    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", *command]) as outside:
+        children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
+        eventually(lambda: bool(children.read_text()), "started")
+        pid = int(children.read_text())
+        eventually(lambda: signal.SIGTERM in handled_by(pid), "handling signals")
+        os.kill(pid, signal.SIGTERM)
+        assert outside.wait(cells.END_SECONDS) in {0, 143}
+
+
+def handled_by(pid: int) -> set[int]:
+    """The signals that a process has handlers for."""
+    (line,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return {number for number in range(1, 65) if int(line, 16) >> (number - 1) & 1}
+
+
+def test_a_load_that_takes_too_long_ends_by_its_deadline(bench: Bench, tmp_path: Path) -> None:
+    bench.proxy.hold(bench.layout.manifest.objects_of(1)[0].key)
+    with cells.pods(bench, tmp_path, "--deadline-seconds", "1") as group:
+        group.start_all()
+        code, failure = group.pods[1].failure()
+    assert (code, failure.reason, failure.retryable) == (5, "Unavailable", True)
+    assert "did not end within its deadline" in failure.message
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import shardedmodel_runtime
+from shardedmodel_runtime import cli, init
 from shardedmodel_runtime.cli import COMMANDS, main
 from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
 from shardedmodel_runtime.errors import AccessDenied
@@ -418,3 +419,13 @@ def test_the_module_is_the_command() -> None:
         text=True,
     )
     assert done.stdout.strip() == shardedmodel_runtime.__version__
+
+
+def test_sigterm_ends_the_main_process_of_a_container_before_its_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(init, "is_init", lambda: True)
+    monkeypatch.setattr(cli, "_parse", lambda arguments: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        main(["rank", "s3://shards/0123abcd"])
+    assert ended.value.code == 143
