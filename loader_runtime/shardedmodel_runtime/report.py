@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -172,6 +173,9 @@ class RankReport(Wire):
     phase_seconds: dict[str, float] = Field(
         default_factory=dict, max_length=16, description="metadata, join, read, verify, …"
     )
+    loaded_at: float | None = Field(
+        default=None, ge=0, description="Unix time at which its weights were verified"
+    )
     retries: int = Field(default=0, ge=0)
     throttled: int = Field(default=0, ge=0, description="answers that asked for fewer requests")
     hedges: int = Field(default=0, ge=0, description="second requests for slow ranges")
@@ -212,3 +216,10 @@ class GroupReport(Wire):
     backend: Annotated[str, StringConstraints(max_length=16)] = ""
     join_seconds: float | None = Field(default=None, ge=0)
     ranks: list[RankReport] = Field(default_factory=list, max_length=1024)
+
+    @property
+    def load_skew(self) -> float | None:
+        """Seconds of the slowest rank's load by those of the median rank; None before any."""
+        seconds = [rank.seconds for rank in self.ranks if rank.loaded_at is not None]
+        middle = median(seconds) if seconds else 0.0
+        return max(seconds) / middle if middle else None

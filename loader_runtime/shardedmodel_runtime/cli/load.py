@@ -8,7 +8,6 @@ Under torchrun it loads as many ranks as the layout was cut for:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import megabytes
@@ -70,7 +69,7 @@ def table(group: GroupReport) -> str:
     rows = [COLUMNS, *(_row(rank) for rank in group.ranks)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, _summary(group.ranks)])
+    return "\n".join([*lines, _summary(group)])
 
 
 def _row(rank: RankReport) -> tuple[str, ...]:
@@ -92,11 +91,13 @@ def _row(rank: RankReport) -> tuple[str, ...]:
     )
 
 
-def _summary(ranks: Sequence[RankReport]) -> str:
+def _summary(group: GroupReport) -> str:
+    ranks = group.ranks
     slowest = max(ranks, key=lambda rank: rank.seconds)
     total = sum(rank.bytes for rank in ranks)
+    skew = "" if group.load_skew is None else f", {group.load_skew:.2f} of the median"
     rate = total / slowest.seconds / 1e9 if slowest.seconds > 0 else 0.0
     return (
         f"{len(ranks)} ranks, {megabytes(total)} verified in {slowest.seconds:.3f} s "
-        f"({rate:.2f} GB/s together); slowest: rank {slowest.rank}"
+        f"({rate:.2f} GB/s together); slowest: rank {slowest.rank}{skew}"
     )

@@ -133,7 +133,7 @@ class ModelDistributor:
         self._status.update(state="loading")
         shard = self._loader.load(manifest)
         self._status.add_phases(shard.report.phase_seconds)
-        self._status.update(state="loaded", seconds=shard.report.seconds)
+        self._status.update(state="loaded", seconds=shard.report.seconds, loaded_at=time.time())
         return shard
 
     def form(self) -> int:

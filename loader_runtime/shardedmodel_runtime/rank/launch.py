@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Self
@@ -130,6 +131,7 @@ def _report(loader: DistributedCheckpointLoader, shard: LoadedShard) -> RankRepo
         device=str(loader.device),
         bytes_done=loader.progress.bytes_done,
         seconds=shard.report.seconds,
+        loaded_at=time.time(),
         phase_seconds=shard.report.phase_seconds,
         message=loader.cache_error,
         **loader.figures(),

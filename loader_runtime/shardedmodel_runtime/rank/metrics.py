@@ -30,7 +30,8 @@ def escape(value: str) -> str:
 
 
 def _of_group(group: GroupReport) -> list[tuple[str, str, str, list[Sample]]]:
-    join: list[Sample] = [] if group.join_seconds is None else [({}, group.join_seconds)]
+    join = _known(group.join_seconds)
+    skew = group.load_skew if group.complete else None  # of its own ranks alone it says nothing
     return [
         ("group_world_size", "gauge", "Ranks of the group.", [({}, group.world_size)]),
         (
@@ -41,6 +42,7 @@ def _of_group(group: GroupReport) -> list[tuple[str, str, str, list[Sample]]]:
         ),
         ("group_formed", "gauge", "1 while the group is whole.", [({}, group.formed)]),
         ("group_join_seconds", "gauge", "Forming the group, load excluded.", join),
+        ("group_load_skew", "gauge", "Slowest by median seconds of a load.", _known(skew)),
     ]
 
 
@@ -53,6 +55,7 @@ def _of_ranks(ranks: Sequence[RankReport]) -> list[tuple[str, str, str, list[Sam
         for rank in ranks
         for phase, seconds in rank.phase_seconds.items()
     ]
+    loaded = [sample for rank in ranks for sample in _known(rank.loaded_at, _labels(rank))]
     states = [
         (_labels(rank) | {"state": state}, rank.state == state)
         for rank in ranks
@@ -63,6 +66,7 @@ def _of_ranks(ranks: Sequence[RankReport]) -> list[tuple[str, str, str, list[Sam
         ("rank_bytes_done", "gauge", "Bytes read and verified.", each("bytes_done")),
         ("rank_bytes_read_total", "counter", "Bytes fetched, with repeats.", each("bytes_read")),
         ("rank_load_seconds", "gauge", "Wall time of the load.", each("seconds")),
+        ("rank_loaded_timestamp_seconds", "gauge", "When its weights were verified.", loaded),
         ("rank_phase_seconds", "gauge", "Wall time of one phase.", phases),
         ("rank_retries_total", "counter", "Requests and blocks repeated.", each("retries")),
         ("rank_throttled_total", "counter", "503 SlowDown and its like.", each("throttled")),
@@ -86,6 +90,11 @@ def _of_ranks(ranks: Sequence[RankReport]) -> list[tuple[str, str, str, list[Sam
         ("rank_peak_memory_bytes", "gauge", "Largest resident set.", each("peak_memory_bytes")),
         ("rank_state", "gauge", "1 for the state that the rank is in.", states),
     ]
+
+
+def _known(value: float | None, labels: Labels | None = None) -> list[Sample]:
+    """One sample; none of what is not known yet."""
+    return [] if value is None else [(labels or {}, value)]
 
 
 def _labels(rank: RankReport) -> Labels:

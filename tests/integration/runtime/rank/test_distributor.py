@@ -68,6 +68,7 @@ def test_the_report_tells_bytes_phases_and_the_group(tmp_path: Path, port: int) 
         report = rank.group_report()
     (own,) = report.ranks
     assert own.bytes == own.bytes_done == own.bytes_read == layout.manifest.rank_bytes(0)
+    assert own.loaded_at is not None
     assert own.phase_seconds.keys() == {
         *("join", "metadata", "allocate", "read", "verify", "copy", "barrier")
     }

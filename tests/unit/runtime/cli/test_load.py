@@ -44,9 +44,9 @@ def test_a_load_fills_the_cache_that_it_is_given(tmp_path: Path) -> None:
 
 def test_the_table_tells_the_slowest_rank_and_the_rate_of_all() -> None:
     ranks = [
-        RankReport(rank=0, bytes=10**9, bytes_done=10**9, seconds=1.0, throttled=7),
-        RankReport(rank=1, bytes=10**9, bytes_done=10**9, seconds=2.0),
+        RankReport(rank=0, bytes=10**9, bytes_done=10**9, seconds=1.0, loaded_at=1, throttled=7),
+        RankReport(rank=1, bytes=10**9, bytes_done=10**9, seconds=2.0, loaded_at=2),
     ]
     text = table(GroupReport(layout_hash="h", world_size=2, ranks=ranks))
     assert "7" in text.splitlines()[1].split()
-    assert "(1.00 GB/s together); slowest: rank 1" in text
+    assert "(1.00 GB/s together); slowest: rank 1, 1.33 of the median" in text

@@ -29,6 +29,26 @@ def test_a_time_that_is_not_known_yet_has_no_sample() -> None:
     assert "shardedmodel_group_join_seconds " not in re.sub(r"# .*\n", "", render(GROUP, []))
 
 
+def test_skew_is_the_slowest_load_by_the_median_one_and_rank_0_tells_it() -> None:
+    ranks = [RankReport(rank=r, seconds=s, loaded_at=1.0) for r, s in enumerate((1, 2, 5))]
+    group = GroupReport(layout_hash="0123abcd", world_size=3, complete=True, ranks=ranks)
+    assert "shardedmodel_group_load_skew 2.5" in render(group, []).splitlines()
+    part = group.model_copy(update={"complete": False})
+    assert not re.search(r"^shardedmodel_group_load_skew ", render(part, []), re.MULTILINE)
+
+
+def test_ranks_that_still_load_do_not_count_for_the_skew() -> None:
+    ranks = [RankReport(rank=0, seconds=2, loaded_at=1.0), RankReport(rank=1, seconds=9)]
+    assert GroupReport(layout_hash="0", world_size=2, ranks=ranks).load_skew == 1
+    assert GroupReport(layout_hash="0", world_size=2, ranks=ranks[1:]).load_skew is None
+
+
+def test_a_rank_tells_when_its_weights_were_there() -> None:
+    text = render(GROUP, [RankReport(rank=0), RankReport(rank=1, loaded_at=1.5)])
+    name = "shardedmodel_rank_loaded_timestamp_seconds"
+    assert re.findall(rf"^{name}.*", text, re.MULTILINE) == [f'{name}{{rank="1"}} 1.5']
+
+
 def test_every_sample_belongs_to_a_family_with_help_and_type() -> None:
     text = render(GROUP, [RankReport(rank=0, phase_seconds={"read": 1.0})])
     samples = set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE))
