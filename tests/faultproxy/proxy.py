@@ -69,10 +69,12 @@ class Proxy:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def use(self, plan: Plan) -> None:
-        """Follow another plan, and count anew."""
+        """Follow another plan, and count anew: faults, and requests and bytes of each path."""
         with self._lock:
             self.plan = plan
             self.injected: Counter[Kind] = Counter()
+            self.asked: Counter[str] = Counter()
+            self.sent: Counter[str] = Counter()
             self._seen: Counter[str] = Counter()
 
     def hold(self, suffix: str) -> None:
@@ -164,6 +166,8 @@ class Proxy:
             plan = self.plan
             occurrence = self._seen[request.identity]
             self._seen[request.identity] += 1
+            self.asked[request.path] += 1
+            self.sent[request.path] += len(response.body)
             kind = plan.fault(request, occurrence)
             if kind is None or not befalls(kind, request, response):
                 return intact(response)

@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-bytes", type=int, metavar="B", help="most bytes of the cache; default: its disk"
     )
+    parser.add_argument(
+        "--share-common",
+        action="store_true",
+        help="read what several ranks hold once together, and exchange it over the group",
+    )
     common.add_json(parser)
 
 

@@ -93,6 +93,10 @@ class ModelLoadConfig(Options):
     cache_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of the cache, the least recently used of which give way; None: the disk's."""
 
+    share_common: bool = False
+    """Read what several ranks hold once together, each a part, and exchange the parts over the
+    process group. For ranks that begin together, as under torchrun."""
+
     @property
     def layout_hash(self) -> str:
         """The layout's name; see ``layout_hash_of``."""
@@ -102,6 +106,12 @@ class ModelLoadConfig(Options):
     def _cache_holds_what_was_verified(self) -> Self:
         if self.cache and not self.verify:
             raise ValueError("cache needs verify: only what was verified is kept")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_not_cached(self) -> Self:
+        if self.cache and self.share_common:
+            raise ValueError("share_common reads parts of objects, and cache keeps whole ones")
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,9 @@ from shardedmodel_runtime.loading.arena import Arena, MappedArena
 from shardedmodel_runtime.loading.cache import CacheWriter, CachingArena, NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.fetch import Fetcher
-from shardedmodel_runtime.loading.runs import Progress, runs_of
+from shardedmodel_runtime.loading.runs import Progress, Run, runs_of
+from shardedmodel_runtime.loading.sharing import Sharing
+from shardedmodel_runtime.loading.verify import block_digest
 from shardedmodel_runtime.loading.window import Window
 from shardedmodel_runtime.storage.base import ObjectStore, RangeStore
 from shardedmodel_runtime.storage.local import LocalStore
@@ -40,6 +42,7 @@ class Gatherer:
         concurrency: most reads in flight.
         progress: where to count.
         deadline: ``time.monotonic()`` after which the load has failed; None: never.
+        sharing: exchanges what several ranks hold; None: each reads all of it.
     """
 
     def __init__(
@@ -53,8 +56,10 @@ class Gatherer:
         concurrency: int,
         progress: Progress,
         deadline: float | None,
+        sharing: Sharing | None,
     ) -> None:
         self._store = store
+        self._sharing = sharing
         self._cache = cache
         self._config = config
         self._make_arena = make_arena
@@ -74,13 +79,42 @@ class Gatherer:
             StorageError: the store refused or failed.
             Unavailable: the store kept failing, or the deadline passed.
         """
-        if self._cache is None:
+        if self._sharing is not None:
+            self._share(self._sharing, items)
+        elif self._cache is None:
             self._ask_store(items)
         else:
             missing = [item for item in items if not self._from_cache(self._cache, item)]
             for item in self._fetch_unlocked(self._cache, missing):
                 self._await_peer(self._cache, item)
         return [self._arenas[item.key] for item in items]
+
+    def _share(self, sharing: Sharing, items: Sequence[LayoutObject]) -> None:
+        """Read this rank's parts, exchange them, and check what came from others."""
+        self._ask_store(items)
+        fetcher = self._fetcher(self._store, self._window)
+        for item in items:
+            arena = self._arenas[item.key]
+            arena.finish()
+            sharing.exchange(item, arena.tensor, self._block_bytes)
+            taken = self._others_parts(sharing, item)
+            good = [run for run in taken if self._is_good(run, arena)]
+            self._progress.add(bytes_done=sum(run.stop - run.start for run in good))
+            bad = [run for run in taken if run not in good]
+            fetcher.fetch_all([(run, arena) for run in bad], self._deadline)
+
+    def _others_parts(self, sharing: Sharing, item: LayoutObject) -> list[Run]:
+        """Give the blocks of an object that others have read, one by one."""
+        own = sharing.own_part(item)
+        runs = runs_of(item, self._block_bytes, self._block_bytes)
+        return [run for run in runs if run.first not in own]
+
+    def _is_good(self, run: Run, arena: Arena) -> bool:
+        if not self._config.verify:
+            return True
+        with self._progress.timed("verify"):
+            block = arena.tensor[run.start : run.stop].cpu().numpy().data
+            return block_digest(block) == run.item.blocks[run.first]
 
     def _fetch_unlocked(
         self, cache: NodeCache, items: Sequence[LayoutObject]
@@ -158,21 +192,28 @@ class Gatherer:
                 arena if writer is None else CachingArena(arena, writer)
                 for arena, writer in zip_longest(arenas, writers)
             ]
-            fetcher = Fetcher(
-                source,
-                self._block_bytes,
-                self._config.verify,
-                self._progress,
-                window,
-                hedged=not isinstance(store, LocalStore),  # a second read asks the same disk
-            )
             work = [
                 (run, arena)
                 for item, arena in zip(items, written, strict=True)
-                for run in runs_of(item, self._block_bytes, self._config.range_bytes)
+                for run in self._runs(item)
             ]
-            fetcher.fetch_all(work, self._deadline)
+            self._fetcher(source, window).fetch_all(work, self._deadline)
         return arenas
+
+    def _runs(self, item: LayoutObject) -> Iterator[Run]:
+        part = None if self._sharing is None else self._sharing.own_part(item)
+        return runs_of(item, self._block_bytes, self._config.range_bytes, part)
+
+    def _fetcher(self, source: RangeStore, window: Window) -> Fetcher:
+        return Fetcher(
+            source,
+            self._block_bytes,
+            self._config.verify,
+            self._progress,
+            window,
+            # A second read of a file asks the same disk.
+            hedged=not isinstance(source, LocalStore | MappedStore),
+        )
 
     @contextmanager
     def _opened(self, store: ObjectStore) -> Iterator[tuple[RangeStore, ArenaMaker]]:

@@ -18,6 +18,7 @@ from shardedmodel_runtime.loading.hedging import AT_ONCE
 from shardedmodel_runtime.loading.load_report import LoadReport, apportion
 from shardedmodel_runtime.loading.ring import MAX_WINDOWS
 from shardedmodel_runtime.loading.runs import Progress
+from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.loading.views import tensor_views
 from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.storage.base import ObjectStore
@@ -52,6 +53,7 @@ class DistributedCheckpointLoader:
         config: what to load, and how.
         store: where the layout is; None: opened from ``config``, with credentials from the
             standard AWS variables.
+        sharing: exchanges what several ranks hold, where ``config.share_common`` asks for it.
 
     Raises:
         ConfigurationError: the layout's address or the device cannot be meant.
@@ -62,8 +64,15 @@ class DistributedCheckpointLoader:
         config: ModelLoadConfig,
         *,
         store: ObjectStore | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
+        if config.share_common and config.world_size > 1 and sharing is None:
+            raise ConfigurationError(
+                "share_common: needs the process group of ranks that begin together; "
+                "use `torchrun … -m shardedmodel_runtime load`, or load_group from Python"
+            )
         self.config = config
+        self._sharing = sharing
         self.device = choose_device(config.device, config.local_rank)
         self.progress = Progress()
         self._store = store or open_layout(config)
@@ -125,6 +134,8 @@ class DistributedCheckpointLoader:
         self.progress.bytes = manifest.rank_bytes(self.config.rank)
         began = time.perf_counter()
         items = manifest.objects_of(self.config.rank)
+        if self._sharing is not None:
+            self._sharing.form(manifest)
         arenas = self._gatherer(manifest, _held(items, into)).gather(items)
         for arena in arenas:
             arena.finish()
@@ -158,12 +169,19 @@ class DistributedCheckpointLoader:
             self._cache,
             config,
             lambda item: make(item.bytes, held.get(item.key)),
-            config.map_files and self.device.type == "cpu" and not held,
+            self._may_map and not held,
             manifest.block_bytes,
             self._concurrency,
             self.progress,
             deadline,
+            self._sharing,
         )
+
+    @property
+    def _may_map(self) -> bool:
+        """Whether tensors may be a file's pages: parts of others would be written into them."""
+        wanted = self.config.map_files and self._sharing is None
+        return wanted and self.device.type == "cpu"
 
     def _report(self, seconds: float, phases: dict[str, float]) -> LoadReport:
         return LoadReport(

@@ -25,11 +25,17 @@ class Run:
     stop: int
 
 
-def runs_of(item: LayoutObject, block_bytes: int, range_bytes: int) -> Iterator[Run]:
-    """Divide an object into runs of whole blocks of at most ``range_bytes``, at least one block."""
+def runs_of(
+    item: LayoutObject, block_bytes: int, range_bytes: int, part: range | None = None
+) -> Iterator[Run]:
+    """Divide an object into runs of whole blocks of at most ``range_bytes``, at least one block.
+
+    ``part`` are the blocks that are wanted; None: all of them.
+    """
     blocks = max(1, range_bytes // block_bytes)
-    for first in range(0, len(item.blocks), blocks):
-        last = min(first + blocks, len(item.blocks))
+    part = range(len(item.blocks)) if part is None else part
+    for first in range(part.start, part.stop, blocks):
+        last = min(first + blocks, part.stop)
         yield Run(item, first, last, first * block_bytes, min(last * block_bytes, item.bytes))
 
 

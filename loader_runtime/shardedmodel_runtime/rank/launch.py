@@ -24,6 +24,7 @@ from shardedmodel_runtime.loading.loader import (
     LoadedShard,
     open_layout,
 )
+from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.group import choose_backend
 from shardedmodel_runtime.rank.store import PrefixStore, Store
@@ -76,7 +77,7 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
         GroupError: rank 0 did not publish the manifest.
     """
     with open_layout(config) as layout:
-        loader = DistributedCheckpointLoader(config, store=layout)
+        loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
         backend = choose_backend("auto", loader.device)
         store = _join(config, backend)
         shard = loader.load(_obtain_manifest(layout, store, config.rank))
@@ -102,6 +103,13 @@ def _join(config: ModelLoadConfig, backend: str) -> Store | None:
     store, rank, world_size = next(found)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return PrefixStore(_PREFIX, store)
+
+
+def _sharing(config: ModelLoadConfig) -> Sharing | None:
+    """Say how ranks share, where they do and there are several."""
+    if not config.share_common or config.world_size == 1:
+        return None
+    return Sharing(config.rank, config.deadline_seconds)
 
 
 def _obtain_manifest(layout: ObjectStore, store: Store | None, rank: int) -> Manifest:

@@ -1,8 +1,9 @@
 """What each rank of a test runs under torchrun: load, wrap as DTensors, and hold them against all.
 
-    torchrun … ranks_for_torchrun.py LAYOUT EXPECTED
+    torchrun … ranks_for_torchrun.py LAYOUT EXPECTED [share]
 
-``EXPECTED`` is a safetensors file of the whole tensors.
+``EXPECTED`` is a safetensors file of the whole tensors; ``share``: ranks read together what both
+hold.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from shardedmodel_runtime.rank.group import leave
 from shardedmodel_runtime.rank.launch import Launch, load_group
 
 
-def main(layout: str, expected: str) -> None:
+def main(layout: str, expected: str, *options: str) -> None:
     """Load and compare; any difference is an error of the rank."""
     launch = Launch.from_environment()
-    shard, group = load_group(ModelLoadConfig(layout=layout, device="cpu", **launch.model_dump()))
+    config = ModelLoadConfig(
+        layout=layout, device="cpu", share_common="share" in options, **launch.model_dump()
+    )
+    shard, group = load_group(config)
     assert [rank.rank for rank in group.ranks] == (
         list(range(launch.world_size)) if launch.rank == 0 else [launch.rank]
     )
@@ -37,4 +41,4 @@ def main(layout: str, expected: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

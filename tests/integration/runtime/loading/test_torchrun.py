@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from safetensors.torch import save_file
@@ -20,13 +22,15 @@ SECONDS = 120
 """Longest time of one launch: importing torch takes most of it."""
 
 
-def torchrun(ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    ranks: int, *command: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     """Start ranks on this machine."""
     arguments = ["--nproc-per-node", str(ranks), "--master-addr", "127.0.0.1"]
     arguments += ["--master-port", str(free_port()), *command]
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *arguments],
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -42,13 +46,19 @@ def test_torchrun_loads_all_ranks_of_a_layout_and_rank_0_reports_them(tmp_path: 
     assert [(r.rank, r.bytes, r.bytes_done, r.bytes_read) for r in group.ranks] == [
         (rank, *[layout.manifest.rank_bytes(rank)] * 3) for rank in range(2)
     ]
+    assert group.load_skew is not None
+    assert group.load_skew >= 1
 
 
-def test_a_shard_is_dtensors_whose_whole_is_the_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("share",)])
+def test_a_shard_is_dtensors_whose_whole_is_the_checkpoint(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     layout = write_layout(tmp_path, 2)
     save_file(small_model(), tmp_path / "whole.safetensors")
     script = Path(__file__).with_name("ranks_for_torchrun.py")
-    done = torchrun(2, str(script), layout.uri, str(tmp_path / "whole.safetensors"))
+    whole = str(tmp_path / "whole.safetensors")
+    done = torchrun(2, str(script), layout.uri, whole, *options)
     assert done.returncode == 0, done.stderr
 
 

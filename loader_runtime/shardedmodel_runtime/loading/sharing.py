@@ -1,0 +1,71 @@
+"""Objects that several ranks hold, read once together: each rank a part, which it gives the others.
+
+So a store sends what N ranks hold once and not N times, wherever the ranks are; the rest goes over
+the process group. Ranks have to be there at once, which torchrun sees to. Pods, of which one may
+return alone while the others hold their weights, read by themselves.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from shardedmodel_runtime.errors import GroupError, excerpt
+from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest
+
+
+def own_part(item: LayoutObject, rank: int) -> range:
+    """Give the blocks of an object that a rank reads for all that hold it; perhaps none."""
+    count, place = len(item.ranks), item.ranks.index(rank)
+    blocks = len(item.blocks)
+    return range(blocks * place // count, blocks * (place + 1) // count)
+
+
+class Sharing:
+    """One rank's part in giving and taking.
+
+    Args:
+        rank: of torch's default process group.
+        timeout_seconds: longest time that a part is waited for; None: the group's own.
+    """
+
+    def __init__(self, rank: int, timeout_seconds: float | None = None) -> None:
+        self._rank = rank
+        self._timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
+        self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
+
+    def form(self, manifest: Manifest) -> None:
+        """Form a group for each set of ranks that hold an object; all ranks have to do it."""
+        for ranks in sorted({tuple(item.ranks) for item in manifest.objects}):
+            if len(ranks) > 1:
+                self._groups[ranks] = dist.new_group(list(ranks), timeout=self._timeout)
+
+    def own_part(self, item: LayoutObject) -> range:
+        """Give the blocks of an object that this rank reads; see ``own_part``."""
+        return own_part(item, self._rank)
+
+    def exchange(self, item: LayoutObject, tensor: torch.Tensor, block_bytes: int) -> None:
+        """Give this rank's part of an object, and take the others'.
+
+        Args:
+            item: the object; ranks take objects in the same order.
+            tensor: its bytes, one-dimensional ``uint8``, of which the rank's own part is there.
+            block_bytes: of the layout.
+
+        Raises:
+            GroupError: a rank did not give its part.
+        """
+        if len(item.ranks) == 1:
+            return
+        for giver in item.ranks:
+            part = own_part(item, giver)
+            piece = tensor[part.start * block_bytes : part.stop * block_bytes]
+            try:
+                if part:
+                    dist.broadcast(piece, giver, group=self._groups[tuple(item.ranks)])
+            except RuntimeError as error:  # torch's own: gloo and NCCL raise nothing narrower
+                raise GroupError(
+                    f"rank {giver} did not give its part of {item.key}: {excerpt(str(error))}"
+                ) from error

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, GroupError
+from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
+from shardedmodel_runtime.loading.sharing import Sharing, own_part
+from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
+
+
+class Peers(Sharing):
+    """Gives what the other rank would, from the layout's own files; or other bytes.
+
+    Args:
+        layout: what is loaded.
+        spoils: whether every byte that is given is wrong.
+    """
+
+    def __init__(self, layout: Layout, *, spoils: bool = False) -> None:
+        super().__init__(0)
+        self._layout = layout
+        self._spoils = spoils
+
+    def form(self, manifest: object) -> None:
+        """There is no group."""
+
+    def exchange(self, item: LayoutObject, tensor: torch.Tensor, block_bytes: int) -> None:
+        whole = torch.frombuffer(
+            bytearray((self._layout.folder / item.key).read_bytes()), dtype=torch.uint8
+        )
+        for giver in item.ranks[1:]:
+            part = own_part(item, giver)
+            span = slice(part.start * block_bytes, part.stop * block_bytes)
+            assert not torch.equal(tensor[span], whole[span])
+            tensor[span] = ~whole[span] if self._spoils else whole[span]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Two ranks, and 12,000 bytes that both hold."""
+    both = torch.arange(3000, dtype=torch.float32)
+    return write_layout(tmp_path, 2, {"own": torch.ones(64, 48), "both": both}, ("both",))
+
+
+def load(layout: Layout, sharing: Sharing | None) -> LoadedShard:
+    config = ModelLoadConfig(layout=layout.uri, world_size=2, device="cpu", share_common=True)
+    return DistributedCheckpointLoader(config, sharing=sharing).load()
+
+
+def assert_held(layout: Layout, shard: LoadedShard) -> None:
+    assert {name: raw(t) for name, t in shard.state_dict.items()} == {
+        name: raw(t) for name, t in layout.expected[0].items()
+    }
+
+
+@pytest.mark.parametrize(("blocks", "ranks"), [(0, 2), (1, 3), (4, 4), (7, 3), (2, 5)])
+def test_parts_are_the_whole_object_each_block_once(blocks: int, ranks: int) -> None:
+    item = LayoutObject(
+        key="common/part-00000.safetensors",
+        ranks=list(range(ranks)),
+        bytes=blocks * BLOCK_BYTES,
+        sha256="0" * 64,
+        blocks=["0" * 32] * blocks,
+        data_start=0,
+        tensors=[],
+    )
+    parts = [own_part(item, rank) for rank in range(ranks)]
+    assert [block for part in parts for block in part] == list(range(blocks))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_rank_reads_its_part_and_takes_the_others(layout: Layout) -> None:
+    shard = load(layout, Peers(layout))
+    assert_held(layout, shard)
+    own, both = layout.manifest.objects_of(0)
+    assert shard.report.bytes_read == own.bytes + len(own_part(both, 0)) * BLOCK_BYTES
+
+
+def test_blocks_that_a_peer_gave_wrongly_are_read_from_the_store(layout: Layout) -> None:
+    shard = load(layout, Peers(layout, spoils=True))
+    assert_held(layout, shard)
+    assert shard.report.bytes_read == layout.manifest.rank_bytes(0)
+
+
+def test_blocks_that_are_wrong_everywhere_are_an_error(layout: Layout) -> None:
+    path = layout.folder / layout.manifest.objects_of(0)[1].key
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ChecksumMismatch):
+        load(layout, Peers(layout))
+
+
+def test_a_peer_that_gives_nothing_is_named(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broadcast(tensor: torch.Tensor, src: int, group: object) -> None:
+        raise RuntimeError("Timed out waiting for recv operation")
+
+    monkeypatch.setattr(dist, "new_group", lambda ranks, timeout: None)
+    monkeypatch.setattr(dist, "broadcast", broadcast)
+    with pytest.raises(GroupError, match=r"rank 0 did not give its part of common/.*Timed out"):
+        load(layout, Sharing(0))
+
+
+def test_without_a_group_nothing_is_shared(layout: Layout) -> None:
+    with pytest.raises(ConfigurationError, match="share_common: needs the process group"):
+        load(layout, None)
