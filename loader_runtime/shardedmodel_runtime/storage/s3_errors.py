@@ -40,6 +40,8 @@ _THROTTLE_CODES = frozenset({"SlowDown", "Throttling", "ThrottlingException"})
 """Fewer requests, please: sent with 503 mostly, by some servers with 400 or 429."""
 CLOCK_CODES = EXPIRED_CODES | {"RequestTimeTooSkewed"}
 """What the right time in a signature may cure."""
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
+"""How OpenSSL calls it, and urllib3 where the name differs; botocore keeps nothing but the text."""
 
 
 class Unsupported(StorageError):
@@ -76,10 +78,23 @@ def translate(error: BotoCoreError | ClientError, where: str) -> ShardedModelErr
             "AWS_SECRET_ACCESS_KEY"
         )
     if isinstance(error, (ConnectionError, HTTPClientError, IncompleteReadError)):
-        return Unavailable(f"{where}: {excerpt(str(error))}")
+        return unreachable(str(error), where)
     if isinstance(error, ParamValidationError):
         return ConfigurationError(f"{where}: {excerpt(str(error))}")
     return StorageError(f"{where}: {excerpt(str(error))}")
+
+
+def unreachable(text: str, where: str) -> StorageError:
+    """Make our error of a server that did not answer, by what botocore says of it.
+
+    A certificate that is not trusted stays so; everything else may be better at the next attempt.
+    """
+    if any(words in text for words in _UNTRUSTED):
+        return StorageError(
+            f"{where}: the server's certificate is not trusted ({excerpt(text)}); name its "
+            "authority's file in AWS_CA_BUNDLE, and the server as its certificate does"
+        )
+    return Unavailable(f"{where}: {excerpt(text)}")
 
 
 def _translate_answer(error: ClientError, where: str) -> ShardedModelError:

@@ -9,6 +9,7 @@ to where they stay: 0.93 to 1.03 of plain sockets.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -25,7 +26,7 @@ from botocore.utils import get_environ_proxies
 
 from shardedmodel_runtime.errors import Unavailable, excerpt
 from shardedmodel_runtime.storage.s3_clock import ServerClock
-from shardedmodel_runtime.storage.s3_errors import EXPIRED_CODES, error_code, translate
+from shardedmodel_runtime.storage.s3_errors import EXPIRED_CODES, error_code, translate, unreachable
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 30.0
@@ -39,6 +40,8 @@ RENEWAL_SECONDS = 300.0
 temporary ones 10 to 15 minutes before they expire."""
 ERROR_BYTES_LIMIT = 64 * 1024
 """Bytes read of an answer that is an error: a short XML text."""
+CA_VARIABLE = "REQUESTS_CA_BUNDLE"
+"""Where botocore looks for certificates when its own settings name none."""
 
 _QUERY = re.compile(r"\?[^\s'\"]*")
 """Of a presigned URL, which holds a signature; messages show what is before it."""
@@ -108,7 +111,7 @@ class RangeReader:
         self._clock = clock
         self._bucket = bucket
         self._http = URLLib3Session(
-            verify=session.get_config_variable("ca_bundle") or True,
+            verify=session.get_config_variable("ca_bundle") or os.environ.get(CA_VARIABLE, True),
             proxies=get_environ_proxies(client.meta.endpoint_url),
             timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds),
             max_pool_connections=MAX_CONNECTIONS,
@@ -150,7 +153,7 @@ class RangeReader:
             answer = self._http.send(request.prepare())
         except (ConnectionError, HTTPClientError) as error:
             text = _QUERY.sub("", str(error))
-            raise Unavailable(f"{where}: {excerpt(text)}") from None  # its cause holds the URL
+            raise unreachable(text, where) from None  # its cause holds the URL
         except BotoCoreError as error:
             raise translate(error, where) from error
         if answer.status_code not in (200, 206):

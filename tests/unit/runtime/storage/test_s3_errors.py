@@ -10,6 +10,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     ParamValidationError,
     ReadTimeoutError,
+    SSLError,
 )
 
 from shardedmodel_runtime.errors import (
@@ -55,6 +56,12 @@ def answer(status: int, code: str = "") -> ClientError:
         (EndpointConnectionError(endpoint_url="http://x"), Unavailable, "http://x"),
         (ConnectTimeoutError(endpoint_url="http://x"), Unavailable, "timed? ?out|timeout"),
         (ReadTimeoutError(endpoint_url="http://x"), Unavailable, "timed? ?out|timeout"),
+        (SSLError(endpoint_url="http://x", error="EOF occurred"), Unavailable, "EOF"),
+        (
+            SSLError(endpoint_url="http://x", error="CERTIFICATE_VERIFY_FAILED"),
+            StorageError,
+            "name its authority's file in AWS_CA_BUNDLE",
+        ),
         (IncompleteReadError(actual_bytes=1, expected_bytes=2), Unavailable, "1 read"),
         (ParamValidationError(report="bad name"), ConfigurationError, "bad name"),
         (BotoCoreError(), StorageError, "unspecified"),
