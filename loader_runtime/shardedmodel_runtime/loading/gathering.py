@@ -97,11 +97,13 @@ class Gatherer:
             arena = self._arenas[item.key]
             arena.finish()
             sharing.exchange(item, arena.tensor, self._block_bytes)
-            taken = self._others_parts(sharing, item)
-            good = [run for run in taken if self._is_good(run, arena)]
-            self._progress.add(bytes_done=sum(run.stop - run.start for run in good))
-            bad = [run for run in taken if run not in good]
-            fetcher.fetch_all([(run, arena) for run in bad], self._deadline)
+            bad: list[tuple[Run, Arena]] = []
+            for run in self._others_parts(sharing, item):
+                if self._is_good(run, arena):
+                    self._progress.add(bytes_done=run.stop - run.start)
+                else:
+                    bad.append((run, arena))
+            fetcher.fetch_all(bad, self._deadline)
 
     def _others_parts(self, sharing: Sharing, item: LayoutObject) -> list[Run]:
         """Give the blocks of an object that others have read, one by one."""
