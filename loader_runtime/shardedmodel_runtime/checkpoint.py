@@ -31,6 +31,7 @@ from shardedmodel_runtime.formats.hf import (
     parse_config,
     parse_index,
 )
+from shardedmodel_runtime.formats.layers import LayerHeads
 from shardedmodel_runtime.formats.quantisation import Quantisation
 from shardedmodel_runtime.formats.safetensors import (
     LENGTH_BYTES,
@@ -149,6 +150,7 @@ class CheckpointMetadata:
 
 def _config(fields: dict[str, Any]) -> ModelConfig:
     quantisation = fields.pop("quantisation")
+    fields["layers"] = tuple(LayerHeads(*each) for each in fields["layers"])
     if quantisation is None:
         return ModelConfig(**fields)
     block = quantisation.pop("block")

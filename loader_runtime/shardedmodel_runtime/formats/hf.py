@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardedmodel_runtime.errors import CheckpointError, InvalidIndex, excerpt
+from shardedmodel_runtime.formats.layers import LayerHeads, Overrides, overrides_in
 from shardedmodel_runtime.formats.quantisation import Quantisation, parse_quantisation
 from shardedmodel_runtime.formats.strict_json import parse_object
 
@@ -31,7 +32,10 @@ MAX_WIDTH = 2**24
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What planning needs of ``config.json``; 0 where the configuration does not say."""
+    """What planning needs of ``config.json``; 0 where the configuration does not say.
+
+    ``layers`` are those whose heads are not the model's.
+    """
 
     model_type: str
     hidden_size: int = 0
@@ -40,6 +44,7 @@ class ModelConfig:
     head_dim: int = 0
     tie_word_embeddings: bool = True
     is_encoder_decoder: bool = False
+    layers: tuple[LayerHeads, ...] = ()
     quantisation: Quantisation | None = None
 
 
@@ -70,24 +75,46 @@ def parse_config(data: bytes) -> ModelConfig:
 
     heads = number(MAX_HEADS, *_HEADS)
     key_value = _single_key_value(fields) or number(MAX_HEADS, *_KEY_VALUE_HEADS) or heads
-    if key_value and heads % key_value:
-        raise CheckpointError(
-            f"{CONFIG_KEY}: num_key_value_heads {key_value} does not divide "
-            f"num_attention_heads {heads}"
-        )
+    _need_groups(heads, key_value)
     hidden = number(MAX_WIDTH, "hidden_size", "n_embd", "d_model", "dim")
+    head_dim = number(MAX_WIDTH, "head_dim", "d_kv") or (hidden // heads if heads else 0)
     return ModelConfig(
         model_type=model_type,
         hidden_size=hidden,
         attention_heads=heads,
         key_value_heads=key_value,
-        head_dim=number(MAX_WIDTH, "head_dim", "d_kv") or (hidden // heads if heads else 0),
+        head_dim=head_dim,
         # Left out of config.json where it is the default of the model's class, mostly true; where
         # it is wrongly taken for true, a head of its own in the checkpoint says otherwise.
         tie_word_embeddings=said("tie_word_embeddings") is not False,
         is_encoder_decoder=fields.get("is_encoder_decoder") is True,
+        layers=tuple(_own_heads(sources, LayerHeads(0, heads, key_value, head_dim))),
         quantisation=next(filter(None, map(parse_quantisation, sources)), None),
     )
+
+
+def _own_heads(sources: Iterable[Mapping[str, Any]], common: LayerHeads) -> Iterator[LayerHeads]:
+    """The heads of each layer that has others than ``common``."""
+    for layer, own in overrides_in(sources).items():
+        heads = _said(own, "num_attention_heads", MAX_HEADS) or common.attention_heads
+        key_value = _said(own, "num_key_value_heads", MAX_HEADS) or common.key_value_heads
+        head_dim = _said(own, "head_dim", MAX_WIDTH) or common.head_dim
+        _need_groups(heads, key_value)
+        found = LayerHeads(layer, heads, key_value, head_dim)
+        if found[1:] != common[1:]:
+            yield found
+
+
+def _said(own: Overrides, name: str, most: int) -> int:
+    return 0 if own.get(name) is None else _count(name, own[name], most)
+
+
+def _need_groups(heads: int, key_value: int) -> None:
+    if key_value and heads % key_value:
+        raise CheckpointError(
+            f"{CONFIG_KEY}: num_key_value_heads {key_value} does not divide "
+            f"num_attention_heads {heads}"
+        )
 
 
 _HEADS = (

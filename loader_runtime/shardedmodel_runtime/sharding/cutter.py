@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
 from shardedmodel_runtime.errors import InvalidSharding, excerpt
 from shardedmodel_runtime.formats.dtypes import CASTABLE
+from shardedmodel_runtime.formats.hf import ModelConfig
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cuts import REPLICATE, AxisCut, TensorCut
 from shardedmodel_runtime.sharding.experts import (
@@ -63,6 +65,16 @@ class CheckpointCutter:
     ) -> None:
         self._tensors = metadata.tensors
         self._config = metadata.config
+        self._layers = {
+            own.layer: replace(
+                metadata.config,
+                attention_heads=own.attention_heads,
+                key_value_heads=own.key_value_heads,
+                head_dim=own.head_dim,
+            )
+            for own in metadata.config.layers
+        }
+        self._outputs: dict[Hashable, int] = {}
         self._parallelism = parallelism
         self._cast_to = cast_to
         self._stages = StagePlanner(metadata.tensors, metadata.config, parallelism.pipeline)
@@ -80,11 +92,25 @@ class CheckpointCutter:
         stages = self._stages.stages(name)
         expert = self._experts.get(name) if rule.strategy == EXPERTS else None
         home = expert.owner_of(self._parallelism) if expert else None
-        alike = (id(rule), tensor.dtype, tensor.shape, stages, home, self._context(name))
+        config = self._config_of(name)
+        alike = (
+            id(rule),
+            tensor.dtype,
+            tensor.shape,
+            stages,
+            home,
+            self._context(name),
+            id(config),
+        )
         known = self._known.get(alike)
         if known is None:
-            known = self._known[alike] = self._cut(tensor, rule, stages, expert)
+            known = self._known[alike] = self._cut(tensor, rule, config, stages, expert)
         return known
+
+    def _config_of(self, name: str) -> ModelConfig:
+        """The configuration with the numbers of heads of a tensor's layer."""
+        layer = _LAYER.search(name) if self._layers else None
+        return self._layers.get(int(layer[1]), self._config) if layer else self._config
 
     def leave_whole(self, name: str, cuts: Mapping[str, TensorCut]) -> TensorCut:
         """Replicate a tensor that no rule names, unless it belongs to one that is cut.
@@ -123,6 +149,7 @@ class CheckpointCutter:
         self,
         tensor: SourceTensor,
         rule: Rule,
+        config: ModelConfig,
         stages: tuple[int, ...] | None,
         expert: Expert | None,
     ) -> TensorCut:
@@ -132,9 +159,11 @@ class CheckpointCutter:
             whole.dtype,
             tensor.shape,
             self._parallelism.tensor,
-            self._config,
+            config,
             rule,
         )
+        if rule.strategy == "heads":
+            self._refuse_untold_heads(uncut)
         found = self._axes(uncut, rule, expert)
         is_bias = tensor.name.endswith("bias")
         return replace(
@@ -143,6 +172,25 @@ class CheckpointCutter:
             expert=found.owner,
             added_once=is_bias and (rule.inner or rule.strategy) == "row",
         )
+
+    def _refuse_untold_heads(self, uncut: Uncut) -> None:
+        """See that the configuration tells how many heads a layer has, where layers differ.
+
+        Raises:
+            InvalidSharding: layers of as many heads have different numbers of outputs, or a key
+                is not as large as its layer's heads are.
+        """
+        size = uncut.shape[uncut.output_dim] if uncut.shape else 0
+        everywhere = _NUMBER.sub("0", uncut.name), id(uncut.config)
+        expected = self._outputs.setdefault(everywhere, size)
+        is_key = uncut.rule.parts == ("key",) and uncut.name.endswith(".weight")
+        if is_key and self._layers:
+            expected = uncut.config.key_value_heads * uncut.config.head_dim
+        if size != expected:
+            raise uncut.refuse(
+                f"expects {expected} outputs, from other layers and the heads in config.json, "
+                "which does not tell of this layer's (per_layer_config); use 'replicate'"
+            )
 
     def _axes(self, uncut: Uncut, rule: Rule, expert: Expert | None) -> ExpertCut:
         if rule.strategy != EXPERTS:
@@ -179,6 +227,9 @@ class CheckpointCutter:
             dtype, cast_from = self._cast_to, dtype
         return TensorCut(dtype, tensor.shape, strategy, cast_from=cast_from, stages=stages)
 
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,5})\.")
+_NUMBER = re.compile(r"\d+")
 
 _PACKED = ("qweight", "weight_packed", "weight")
 """Tensors whose shape says what a companion's indices stand for."""

@@ -7,6 +7,7 @@ import pytest
 
 from shardedmodel_runtime.errors import CheckpointError, InvalidIndex
 from shardedmodel_runtime.formats.hf import ModelConfig, check_index, parse_config, parse_index
+from shardedmodel_runtime.formats.layers import LayerHeads
 
 
 def config(**fields: Any) -> bytes:
@@ -98,3 +99,65 @@ def test_an_index_must_match_its_files(
 ) -> None:
     with pytest.raises(InvalidIndex, match=message):
         check_index(said, found)
+
+
+KINDS = ["sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"per_layer_config": {"1": {"head_dim": 16, "num_key_value_heads": 2}}},
+        {"layer_types": KINDS, "global_head_dim": 16, "num_global_key_value_heads": 2},
+        {"text_config": {"per_layer_config": {"1": {"head_dim": 16, "num_key_value_heads": 2}}}},
+    ],
+)
+def test_a_layer_may_have_heads_of_its_own(fields: dict[str, Any]) -> None:
+    common = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+    found = parse_config(config(model_type="gemma4", **common, **fields))
+    assert found.layers == (LayerHeads(1, 8, 2, 16),)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "heads"),
+    [
+        ("mimo_v2_flash", {"hybrid_layer_pattern": [1, 0]}, (8, 8, 8)),
+        ("mimo", {"layer_types": KINDS, "swa_num_key_value_heads": 2}, (8, 2, 8)),
+        ("step3p7", {"layer_types": KINDS, "num_sliding_attention_heads": 12}, (12, 4, 8)),
+        ("laguna", {"num_attention_heads_per_layer": [16, 8]}, (16, 4, 8)),
+        (
+            "step3p5",
+            {
+                "layer_types": KINDS,
+                "attention_other_setting": {"num_attention_heads": 12, "num_attention_groups": 6},
+            },
+            (12, 6, 8),
+        ),
+    ],
+)
+def test_a_kind_of_layers_may_have_heads_of_its_own(
+    model_type: str, fields: dict[str, Any], heads: tuple[int, int, int]
+) -> None:
+    common = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+    found = parse_config(config(model_type=model_type, **common, **fields))
+    assert found.layers == (LayerHeads(0, *heads),)
+
+
+def test_a_number_of_global_heads_that_is_not_used_says_nothing() -> None:
+    fields = {"layer_types": KINDS, "num_global_key_value_heads": 2, "attention_k_eq_v": False}
+    data = config(model_type="gemma4_text", num_attention_heads=8, head_dim=8, **fields)
+    assert parse_config(data).layers == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"x": {}}, "per_layer_config: 'x' is not a layer's number"),
+        ({"1": {"num_key_value_heads": 3}}, "3 does not divide num_attention_heads 8"),
+        ({"1": {"num_attention_heads": "8"}}, "num_attention_heads: .* is not a whole number"),
+    ],
+)
+def test_heads_of_a_layer_that_cannot_be_are_refused(own: dict[str, Any], message: str) -> None:
+    data = config(model_type="x", num_attention_heads=8, per_layer_config=own)
+    with pytest.raises(CheckpointError, match=message):
+        parse_config(data)
