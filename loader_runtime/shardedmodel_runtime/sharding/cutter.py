@@ -21,6 +21,7 @@ from shardedmodel_runtime.sharding.experts import (
     numbered_experts,
 )
 from shardedmodel_runtime.sharding.heads import heads, packed
+from shardedmodel_runtime.sharding.microscaled import cut_microscaled, fused_weight_of
 from shardedmodel_runtime.sharding.names import PerAlike
 from shardedmodel_runtime.sharding.quantised import Module, weight_of
 from shardedmodel_runtime.sharding.rules import Rule
@@ -209,14 +210,17 @@ class CheckpointCutter:
     def _inside(self, uncut: Uncut, strategy: str) -> AxisCut | None:
         """Cut over tensor ranks, a companion of a weight as its weight."""
         weight = weight_of(uncut.name)
-        if weight is None or strategy == REPLICATE:
+        is_microscaled = uncut.rule.strategy == EXPERTS and fused_weight_of(uncut.name) is not None
+        if strategy == REPLICATE or (weight is None and not is_microscaled):
             return _OVER_TENSOR[strategy](uncut)
-        module = Module(weight.removesuffix(".weight"), self._tensors, self._config.quantisation)
 
         def cut_weight(one: Uncut) -> AxisCut | None:
             # The weight is told of as (out, in), however it is packed.
             return _OVER_TENSOR[strategy](replace(one, rule=replace(one.rule, transposed=False)))
 
+        if weight is None:
+            return cut_microscaled(uncut, self._tensors, self._config.quantisation, cut_weight)
+        module = Module(weight.removesuffix(".weight"), self._tensors, self._config.quantisation)
         return module.cut(uncut, cut_weight)
 
     def _whole(

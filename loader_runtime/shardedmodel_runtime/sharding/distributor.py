@@ -13,6 +13,7 @@ from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cutter import INNER_STRATEGIES, STRATEGIES, CheckpointCutter
 from shardedmodel_runtime.sharding.families import FAMILIES
 from shardedmodel_runtime.sharding.heads import HEAD_PARTS
+from shardedmodel_runtime.sharding.microscaled import fused_weight_of
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE, ShardingPlan
 from shardedmodel_runtime.sharding.quantised import (
     is_known,
@@ -210,13 +211,13 @@ def leader_of(name: str) -> str | None:
     """Name of the weight whose rule a tensor follows where no rule names itself, if any.
 
     A bias follows the weight beside it, or that of fused experts, and a companion of a quantised
-    weight its weight.
+    weight its weight, which blocks and scales of fused experts stand for.
     """
     if name.endswith(".bias"):
         return f"{name.removesuffix('.bias')}.weight"
     if name.endswith("_bias"):
         return name.removesuffix("_bias")
-    return weight_of(name)
+    return weight_of(name) or fused_weight_of(name)
 
 
 def _unsupported(metadata: CheckpointMetadata) -> UnsupportedArchitecture:
