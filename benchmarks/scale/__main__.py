@@ -27,6 +27,8 @@ from tests.integration.operator.world import Admin
 
 COUNTS = (10, 10, 10, 100, 100, 1000)
 """Whether the cost per model stays; the small ones are repeated, since they vary more."""
+STAGES = ("create", "change", "scale", "touch", "idle", "restart", "delete")
+"""What a run does with its models, in this order."""
 PACE = Pace(shard=3.0, load=3.0)
 """Longer than the operator's interval of looking, so that progress is pulled and written too."""
 
@@ -39,30 +41,31 @@ async def measure(count: int, kubeconfig: Path, account: Path, options: argparse
         async with Api(kubeconfig) as api:
             node, models = PaperNode(api, PACE), Models(api, count)
             world = World(api, account, options.logs or Path(name))
-            around = [asyncio.create_task(work()) for work in (node.run, models.watch)]
             try:
-                figures = await _live(Stages(world, models), options)
+                # A node or a watch that fails ends the run: without them nothing goes on.
+                async with asyncio.TaskGroup() as group:
+                    around = [group.create_task(work()) for work in (node.run, models.watch)]
+                    figures = await _live(Stages(world, models), options)
+                    for task in around:
+                        task.cancel()
             finally:
                 world.operator.stop()
-                for task in around:
-                    task.cancel()
-                await asyncio.gather(*around, return_exceptions=True)
     return {"models": count, **figures, "errorsOfThePaperNode": len(node.errors)}
 
 
 async def _live(stages: Stages, options: argparse.Namespace) -> Json:
     steps: dict[str, Callable[[], Awaitable[Json]]] = {
         "create": stages.create,
+        "change": stages.change,
         "scale": stages.scale,
         "touch": lambda: stages.touch(options.touch_seconds, options.touches_per_second),
         "idle": lambda: stages.idle(60 * options.idle_minutes),
         "restart": stages.restart,
-        "change": stages.change,
         "delete": stages.delete,
     }
     found: Json = {}
-    for name, step in steps.items():
-        found[name] = await step()
+    for name in options.stages:
+        found[name] = await steps[name]()
         logger.info("%s: %s", name, json.dumps(found[name]))
     return found
 
@@ -117,6 +120,14 @@ def main() -> None:
         default=COUNTS,
         metavar="N",
         help="models of each run, one after another",
+    )
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        default=STAGES,
+        metavar="STAGE",
+        help="of each run: " + ", ".join(STAGES),
     )
     parser.add_argument("--idle-minutes", type=float, default=10, metavar="M")
     parser.add_argument("--touch-seconds", type=float, default=330, metavar="S")

@@ -17,6 +17,9 @@ from benchmarks.scale.readings import (
 from tests.integration.operator.conftest import SYSTEM
 from tests.integration.operator.world import OperatorProcess
 
+READY_SECONDS = 300.0
+"""Longest wait for an operator that starts on many models, on a machine that is not idle."""
+
 
 class World:
     """The operator in front of an API server; both are read from outside."""
@@ -57,4 +60,6 @@ class World:
         log = self._folder / f"operator-{self._lives}.log"
         # As the chart runs it.
         lease = f"{SYSTEM}/shardedmodel-operator"
-        return OperatorProcess(self._kubeconfig, log, SHARDEDMODEL_LEASE=lease).__enter__()
+        return OperatorProcess(
+            self._kubeconfig, log, ready_within=READY_SECONDS, SHARDEDMODEL_LEASE=lease
+        ).__enter__()

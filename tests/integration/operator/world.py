@@ -231,8 +231,16 @@ def summary(layout_hash: str = "0123456789abcdef0123") -> ShardSummary:
 class OperatorProcess:
     """``shardedmodel-operator run`` as a process of its own."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *flags: str, **variables: str) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        *flags: str,
+        ready_within: float = WAIT_SECONDS,
+        **variables: str,
+    ) -> None:
         self._log = log
+        self._ready_within = ready_within
         self._command = [
             *(sys.executable, "-m", "shardedmodel_operator", "run"),
             *("--port", "0", "--log-format", "text"),
@@ -262,7 +270,11 @@ class OperatorProcess:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._command, env=self._environment, stderr=log)
         try:
-            eventually(self._is_ready, f"the operator is ready; its log: {self._log}")
+            eventually(
+                self._is_ready,
+                f"the operator is ready; its log: {self._log}",
+                self._ready_within,
+            )
         except AssertionError:
             self.kill()
             raise AssertionError(self.log) from None
