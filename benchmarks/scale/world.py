@@ -61,5 +61,8 @@ class World:
         # As the chart runs it.
         lease = f"{SYSTEM}/shardedmodel-operator"
         return OperatorProcess(
-            self._kubeconfig, log, ready_within=READY_SECONDS, SHARDEDMODEL_LEASE=lease
+            self._kubeconfig,
+            log,
+            ready_within=READY_SECONDS,
+            variables={"SHARDEDMODEL_LEASE": lease},
         ).__enter__()

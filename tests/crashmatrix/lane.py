@@ -55,7 +55,7 @@ class Lane:
             self.kubeconfig,
             self.logs / f"{self.admin.namespace}-operator-{self.operators}.log",
             *("--namespace", self.admin.namespace),
-            SHARDEDMODEL_RUNTIME_IMAGE=RUNTIME_IMAGE,
+            variables={"SHARDEDMODEL_RUNTIME_IMAGE": RUNTIME_IMAGE},
         )
         self._operator = process
         process.__enter__()

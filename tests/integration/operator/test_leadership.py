@@ -57,7 +57,7 @@ def pair(
                 operator_kubeconfig,
                 tmp_path / name,
                 *("--namespace", admin.namespace),
-                SHARDEDMODEL_LEASE=f"{SYSTEM}/{LEASE}",
+                variables={"SHARDEDMODEL_LEASE": f"{SYSTEM}/{LEASE}"},
             )
             found.append(stack.enter_context(process))
             eventually(lambda: leads(found[0]) or None, "the first leads", HAND_OVER_SECONDS)
@@ -123,10 +123,12 @@ def test_a_holder_that_is_cut_off_acts_no_more_and_waits_when_it_is_back(
     flags = ("--namespace", admin.namespace)
     with (
         Forwarder(operator_kubeconfig, tmp_path / "kubeconfig") as link,
-        OperatorProcess(link.kubeconfig, tmp_path / "first", *flags, **lease) as first,
+        OperatorProcess(link.kubeconfig, tmp_path / "first", *flags, variables=lease) as first,
     ):
         wait_until_leads(first)
-        with OperatorProcess(operator_kubeconfig, tmp_path / "second", *flags, **lease) as second:
+        with OperatorProcess(
+            operator_kubeconfig, tmp_path / "second", *flags, variables=lease
+        ) as second:
             link.cut()
             eventually(lambda: not leads(first) or None, "the first gives up", HAND_OVER_SECONDS)
             wait_until_leads(second)

@@ -59,7 +59,7 @@ def release(request: pytest.FixtureRequest, admin: Admin, tmp_path: Path) -> Ite
     helm_run(admin.kubeconfig, "install", "least", str(CHART), *where, *values)
     manifest = helm_run(admin.kubeconfig, "get", "manifest", "least", *where)
     kubeconfig = kubeconfig_of(admin, admin.namespace, "least", tmp_path / "kubeconfig")
-    with OperatorProcess(kubeconfig, tmp_path / "log", **variables) as operator:
+    with OperatorProcess(kubeconfig, tmp_path / "log", variables=variables) as operator:
         yield Release(operator, kubeconfig, granted_by(manifest))
     helm_run(admin.kubeconfig, "uninstall", "least", *where)
 

@@ -38,7 +38,9 @@ def test_one_namespace_is_served_and_no_other(
 ) -> None:
     other = Admin(admin.kubeconfig, "default")
     with OperatorProcess(
-        operator_kubeconfig, tmp_path / "log", SHARDEDMODEL_NAMESPACES=admin.namespace
+        operator_kubeconfig,
+        tmp_path / "log",
+        variables={"SHARDEDMODEL_NAMESPACES": admin.namespace},
     ):
         other.apply_model("unserved")
         admin.apply_model("served")

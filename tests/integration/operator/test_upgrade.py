@@ -44,7 +44,7 @@ def test_an_upgrade_keeps_models_and_brings_the_lease(
     deployment = admin.get(DEPLOYMENTS, "up")["spec"]
     assert (deployment["replicas"], deployment["strategy"]["type"]) == (2, "RollingUpdate")
     lease = {"SHARDEDMODEL_LEASE": f"{admin.namespace}/up"}
-    with OperatorProcess(account, tmp_path / "after", *flags, **lease):
+    with OperatorProcess(account, tmp_path / "after", *flags, variables=lease):
         admin.apply_model("minilm", workers={"backend": "gloo", "image": "runtime:2"})
         kubelet.sets("minilm", 2)
     after = admin.get(MODELS, "minilm")

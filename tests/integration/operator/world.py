@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -236,8 +236,8 @@ class OperatorProcess:
         kubeconfig: Path,
         log: Path,
         *flags: str,
+        variables: Mapping[str, str] | None = None,
         ready_within: float = WAIT_SECONDS,
-        **variables: str,
     ) -> None:
         self._log = log
         self._ready_within = ready_within
@@ -251,7 +251,7 @@ class OperatorProcess:
             **{k: v for k, v in os.environ.items() if not k.startswith("SHARDEDMODEL_")},
             "KUBECONFIG": str(kubeconfig),
             "SHARDEDMODEL_RUNTIME_IMAGE": "runtime:test",
-            **variables,
+            **(variables or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
