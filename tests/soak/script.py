@@ -138,7 +138,7 @@ def draw(seed: int, models: int, seconds: float) -> Script:
 
 def _kills(random: Random, kind: Kind, pause: float, until: float) -> Iterator[Action]:
     at = random.expovariate(1 / pause)
-    while at < until:
+    while round(at, 1) < until:
         yield Action(round(at, 1), kind, pick=random.randrange(1000))
         at += random.expovariate(1 / pause)
 
