@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from shardedmodel_operator.cluster.resources import WATCHED
+from shardedmodel_operator.cluster.resources import OPTIONAL, WATCHED, Resource
 from tests.crashmatrix.executioner import Executioner
 from tests.crashmatrix.states import State, state_of
 from tests.crashmatrix.store import CHECKPOINT, SHARDS, SOURCE, LaneStore
@@ -85,12 +85,20 @@ class Lane:
     def bodies(self) -> list[dict[str, Any]]:
         """All objects of the kinds that the operator handles."""
         found: list[dict[str, Any]] = []
-        for resource in WATCHED:
+        for resource in (*WATCHED, *OPTIONAL):
             named = {"apiVersion": resource.api_version, "kind": resource.kind}
-            items = self.admin.list(resource.path(self.admin.namespace))
             # The lane's own Service stands for a name of the network.
-            found += [{**i, **named} for i in items if i["metadata"]["name"] != STORE]
+            items = [i for i in self._list(resource) if i["metadata"]["name"] != STORE]
+            found += [{**item, **named} for item in items]
         return found
+
+    def _list(self, resource: Resource) -> Sequence[dict[str, Any]]:
+        try:
+            return self.admin.list(resource.path(self.admin.namespace))
+        except ApiException as error:
+            if error.status == 404 and resource in OPTIONAL:
+                return ()
+            raise
 
     def state(self, *, traces: bool = True) -> State:
         """What there is, for comparison."""
