@@ -42,6 +42,10 @@ _NOT_ROWS = "embed_tokens.eoi_embedding"
 """A vector beside the rows of an embedding, which transformers splits with them; it is one row."""
 
 
+_LAST_WORD = "weight"
+"""A name on disk that is the last word of all others: a glob must not begin before it."""
+
+
 class Unclear(Exception):
     """A model that the data file cannot describe yet; somebody has to look at it."""
 
@@ -95,41 +99,52 @@ def _composite(model_type: str, inside: str, inner: Plan) -> Plan:
     model = instance(model_type)
     if model is None:
         return plan
-    where = _place_of(model, inside)
+    places = _places_of(model, inside)
     prefix = f"{model.base_model_prefix}."
     own = {**(model.config.base_model_tp_plan or {}), **(type(model)._tp_plan or {})}
     plan["plan"] = {name.removeprefix(prefix): style for name, style in own.items()}
-    styles = {name: style for name, style in model.tp_plan.items() if name.startswith(f"{where}.")}
+    within = tuple(f"{place}." for place in places)
+    styles = {name: style for name, style in model.tp_plan.items() if name.startswith(within)}
     styles |= own | {prefix + name: style for name, style in own.items()}
-    for name, module in _beside(model, where):
+    for name, module in _beside(model, places):
         if name.rpartition(".")[2] == HEAD and isinstance(module, nn.Linear):
             styles[name] = plan["plan"][HEAD] = "colwise_gather_output"
         elif not any(planned.startswith(name) for planned in styles):
-            plan["whole"].append(f"*{name.rpartition('.')[2]}.*")
+            plan["whole"].append(_part(name, styles))
     _describe(plan, model_type, _tensors(model_type, model, styles, prefix), inner)
     return plan
 
 
-def _place_of(model: PreTrainedModel, inside: str) -> str:
-    """The name of the module that is the language model of a composite one."""
-    for name, module in model.named_modules():
-        if (
-            isinstance(module, PreTrainedModel)
-            and module.base_model is module
-            and module.config.model_type == inside
-        ):
-            return str(name)
-    raise Unclear(f"{type(model).__name__}: no {inside} in it")
+def _part(name: str, styles: Iterable[str]) -> str:
+    """A glob of all of a module, whatever is before its name where nothing planned ends so."""
+    last = name.rpartition(".")[2]
+    return f"{name}.*" if any(planned.endswith(last) for planned in styles) else f"*{last}.*"
 
 
-def _beside(model: nn.Module, where: str) -> list[tuple[str, nn.Module]]:
-    """The modules beside the language model, and beside those around it."""
-    steps = where.split(".")
+def _places_of(model: PreTrainedModel, inside: str) -> list[str]:
+    """The names of the modules of a composite model that are its language model, or several."""
+    places = [
+        str(name)
+        for name, module in model.named_modules()
+        if isinstance(module, PreTrainedModel)
+        and module.base_model is module
+        and module.config.model_type == inside
+    ]
+    if not places:
+        raise Unclear(f"{type(model).__name__}: no {inside} in it")
+    return places
+
+
+def _beside(model: nn.Module, places: Iterable[str]) -> list[tuple[str, nn.Module]]:
+    """The modules beside the language models, and beside those around them."""
+    around = {""} | {
+        place.rsplit(".", depth)[0] for place in places for depth in range(place.count(".") + 1)
+    }
     return [
-        (".".join([*steps[:depth], name]), module)
-        for depth, step in enumerate(steps)
-        for name, module in model.get_submodule(".".join(steps[:depth])).named_children()
-        if name != step
+        (full, module)
+        for outer in sorted(around - set(places))
+        for name, module in model.get_submodule(outer).named_children()
+        if (full := f"{outer}.{name}".lstrip(".")) not in around
     ]
 
 
@@ -207,7 +222,7 @@ def _describe(
     for name, style in tensors.items():
         found = _first(rules, name)
         if not style and _cut(found) != _cut(_WHOLE):
-            plan["whole"].append(f"*{name}")
+            plan["whole"].append(name if name == _LAST_WORD else f"*{name}")
         elif style and _cut(found) != _cut(wanted[name]):
             plan["disk"][name] = style
     rules = _compiled(rules_in(plan, inner))

@@ -10,6 +10,7 @@ from shardedmodel_runtime.sharding.architectures.encoders import ENCODERS
 from shardedmodel_runtime.sharding.architectures.supplements import AROUND, SUPPLEMENTS
 from shardedmodel_runtime.sharding.cuts import REPLICATE
 from shardedmodel_runtime.sharding.families import FAMILIES
+from tools.architectures.instances import LEFT_OUT
 
 _HEAD = """# Architectures
 
@@ -19,8 +20,18 @@ These {count} model types (`model_type` in `config.json`) have built-in rules; a
 `sharding.rules` of its own. Plans of *transformers* are those that transformers {version} carries
 for its own tensor parallelism, under the names that checkpoints have on disk; *and by hand* adds
 what they leave whole. A *composite* model is cut as the language model inside it, and its towers
-for images and sound stay whole on every rank. Norms, routers, positions and what belongs to single
-tasks are whole everywhere.
+for images and sound stay whole on every rank, unless the plan of the composite itself names them:
+they have numbers of heads of their own, often odd ones. Norms, routers, positions and what belongs
+to single tasks are whole everywhere.
+
+Layers with heads of their own (sliding and full attention of gemma4, mimo_v2_flash, step3p7,
+laguna) are cut by `per_layer_config` of `config.json`, or by what published configurations say
+instead; where layers differ and the configuration does not tell how, the plan refuses. The experts
+of gpt_oss in MXFP4 are cut in whole blocks of 32 inputs, with their scales.
+
+No data is generated for these types, and those marked *by hand* have rules of their own:
+
+{left_out}
 
 `python -m tests.integration.runtime.reference` compares shards of many of them with what
 transformers puts on each rank, and logits with those of the whole model. The two cut otherwise
@@ -42,7 +53,8 @@ def page() -> str:
         f"| {', '.join(f'`{name}`' for name in types)} | {origin} | {split} |"
         for (origin, split), types in sorted(rows.items(), key=lambda row: row[1])
     ]
-    head = _HEAD.format(count=len(FAMILIES), version=carried()["transformers"])
+    left_out = "\n".join(f"- `{name}`: {why}." for name, why in LEFT_OUT.items())
+    head = _HEAD.format(count=len(FAMILIES), version=carried()["transformers"], left_out=left_out)
     return head + "\n".join(lines) + "\n"
 
 

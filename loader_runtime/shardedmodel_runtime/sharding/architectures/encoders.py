@@ -116,6 +116,11 @@ _T5GEMMA = (
     *embedding("embed_tokens", "lm_head.out_proj"),
 )
 
+_T5GEMMA2 = (
+    *whole("*vision_tower.*", "*multi_modal_projector.*", "*embed_tokens.eoi_embedding"),
+    *_T5GEMMA,
+)
+
 ENCODERS: Mapping[str, tuple[Rule, ...]] = {
     "albert": _ALBERT,
     "bart": _BART,
@@ -132,6 +137,7 @@ ENCODERS: Mapping[str, tuple[Rule, ...]] = {
     "siglip": _CLIP,
     "t5": _T5,
     "t5gemma": _T5GEMMA,
+    "t5gemma2": _T5GEMMA2,
     "umt5": _T5,
     "vit": _VIT,
     "whisper": _BART,

@@ -34,6 +34,9 @@ _KINDS = {
 }
 """The strategy of each style that says something about a tensor."""
 
+_OF_EXPERTS = "packed_rowwise"
+"""Halves along the last dimension: transformers has it for fused experts (llama4) alone."""
+
 HOOKS = frozenset({"moe_tp_experts", "all_reduce", "moe_identity_expert", "local_params"})
 """Styles that only act on what a module computes; its tensors have styles of their own."""
 
@@ -88,7 +91,7 @@ def rules_of(pattern: str, style: str) -> tuple[Rule, ...]:
         return ()
     is_expert = style.startswith(EXPERTS)
     style = style.removeprefix(EXPERTS)
-    if style not in _KINDS:
+    if style not in _KINDS or (style == _OF_EXPERTS and not is_expert):
         raise UnknownStyle(f"{pattern}: style {style!r} has no strategy; add it to styles.py")
     globs = [f"*{pattern}"]
     if not pattern.endswith((".weight", ".bias")):

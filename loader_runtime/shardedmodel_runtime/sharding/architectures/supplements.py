@@ -75,6 +75,11 @@ SUPPLEMENTS: Mapping[str, tuple[Rule, ...]] = {
 AROUND: Mapping[str, tuple[str, tuple[Rule, ...]]] = {
     "fast_vlm": ("qwen2", _TIMM_TOWER),
     "gemma3n": ("gemma3n_text", _TIMM_TOWER),
+    # It reads the keys and values of another model, and has none of its own.
+    "gemma4_assistant": (
+        "gemma4_text",
+        whole("*pre_projection.*", "*post_projection.*", "*masked_embedding.*"),
+    ),
     "perception_lm": ("llama", _TIMM_TOWER),
     "qwen3_omni_moe": (
         "qwen3_omni_moe_text",

@@ -27,6 +27,7 @@ LEFT_OUT: Mapping[str, str] = {
     "falcon": "its default configuration has 71 heads, which two ranks cannot share",
     "fast_vlm": "its image tower is timm's, which is not installed",
     "gemma3n": "its image tower is timm's, which is not installed",
+    "gemma4_assistant": "transformers can make no model whose layers all share keys",
     "glmga": "transformers has no model of its own for it",
     "internlm3": "transformers has no model of its own for it",
     "iquestcoder": "transformers has no model of its own for it",
