@@ -25,6 +25,8 @@ STORE = "store"
 the same, and what the operator makes has the same names."""
 SECRET = "store-s3"
 RUNTIME_IMAGE = "localhost/shardedmodel-runtime:demo"
+START_SECONDS = 120.0
+"""Of an operator: several lives at a time keep the machine busy."""
 POLL_SECONDS = 0.5
 """Between two looks at all that there is: seven requests."""
 
@@ -57,6 +59,7 @@ class Lane:
             *("--namespace", self.admin.namespace),
             variables={"SHARDEDMODEL_RUNTIME_IMAGE": RUNTIME_IMAGE},
         )
+        process.start_seconds = START_SECONDS
         self._operator = process
         process.__enter__()
 
