@@ -22,8 +22,8 @@ from tests.soak.choices import (
 T = TypeVar("T")
 
 PAUSE_SECONDS = 7.0
-"""Mean pause between two actions: half of them make two cores import torch for some 8 s, and a
-cluster that never comes to rest would be asked for less than one that now and then does."""
+"""Mean pause between two actions. At 5 s, two cores that others used too fell behind,
+and models were hardly ever Ready in between."""
 OPERATOR_PAUSE_SECONDS = 120.0
 """Mean pause between two kills of the operator: after some, the kubelet waits for minutes."""
 STORE_PAUSE_SECONDS = 240.0
@@ -34,7 +34,7 @@ seen over the rest, and everybody's back-off may end."""
 REPLICAS = (0, 1, 1, 1, 2, 2)
 """Groups to scale to, as often as each is drawn."""
 JOB_SECONDS = (1.0, 5.0)
-"""After which a Job's pod is killed: it starts within a second, and has done its work in four."""
+"""After which a Job's pod is killed: a guess at its life, so that some find no pod any more."""
 FLAW_SHARE = 0.12
 """Of new specs, so that of ten models one or two are Stalled."""
 SUSPEND_SHARE = 0.12
