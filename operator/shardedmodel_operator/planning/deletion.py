@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from shardedmodel_operator.api.resource import ShardedModel
+from shardedmodel_operator.api.resource import ShardedModel, spec_request_hash
 from shardedmodel_operator.api.spec import ShardedModelSpec
+from shardedmodel_operator.api.status import ShardingStatus
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.failures import pod_fault, worst
 from shardedmodel_operator.planning.job import cleanup_job
+from shardedmodel_operator.planning.job_reports import finished_status, job_summary
 from shardedmodel_operator.planning.observed import Job, Observed, parse_time
 from shardedmodel_operator.planning.result import EventDraft, ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
@@ -45,6 +47,10 @@ def plan_deletion(
     """Decide what to do for a model that was asked to go."""
     if not model.finalized:
         return Plan(status=model.status)
+    made = _made_meanwhile(model, observed)
+    if made is not None:
+        # Told first: others, who may want to cut the same, look at the status.
+        return Plan(status=model.status.model_copy(update={"sharding": made}))
     name = layout_to_delete(model)
     if not name:
         return _let_go(model)
@@ -57,6 +63,19 @@ def plan_deletion(
     if cleanup is None and (user := user_of(layout.spec, name, observed)):
         return _let_go(model, EventDraft("Normal", "LayoutKept", f"{layout.uri}: {user} uses it"))
     return _delete(model, layout, cleanup, observed, settings, now)
+
+
+def _made_meanwhile(model: ShardedModel, observed: Observed) -> ShardingStatus | None:
+    """What a Job finished that nobody had looked at before the model was asked to go."""
+    if model.spec is None or layout_to_delete(model) or model.spec.storage.retention == "Retain":
+        return None
+    request = spec_request_hash(model.spec)
+    for job in observed.jobs:
+        if job.meta.owner_uid == model.uid and job.request == request:
+            summary = job_summary(observed, job)
+            if summary is not None:
+                return finished_status(summary, request, job.attempt)
+    return None
 
 
 def _cleanup(model: ShardedModel, observed: Observed) -> Job | None:

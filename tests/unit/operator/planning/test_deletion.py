@@ -7,7 +7,7 @@ import pytest
 from shardedmodel_operator.api.resource import FINALIZER
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.deletion import CLEANUP_MARGIN
-from tests.builders_operator import LAYOUT_HASH, ModelBuilder, PodBuilder, failure, stamp
+from tests.builders_operator import LAYOUT_HASH, ModelBuilder, PodBuilder, failure, stamp, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, ready
 
@@ -48,6 +48,26 @@ def test_a_layout_that_is_kept_needs_no_finalizer() -> None:
     cluster = going(ModelBuilder())
     decided = cluster.step()
     assert (decided.apply, decided.delete, decided.finalizer) == ((), (), None)
+    assert finalizers(cluster) == []
+
+
+def test_a_layout_that_was_finished_unseen_before_the_deletion_goes_as_well() -> None:
+    cluster = SimulatedCluster(deletable())
+    cluster.settle()
+    cluster.end_job("Complete", 0, summary().to_json())
+    cluster.builder.deleting(cluster.now)
+    cluster.settle()
+    assert NAME in cluster.names("Job")
+    end_cleanup(cluster, "Complete")
+    cluster.settle()
+    assert (event_reasons(cluster)[-1], finalizers(cluster)) == ("LayoutDeleted", [])
+
+
+def test_a_model_that_goes_before_it_has_a_layout_is_not_held() -> None:
+    cluster = SimulatedCluster(deletable())
+    cluster.settle()
+    cluster.builder.deleting(cluster.now)
+    cluster.settle()
     assert finalizers(cluster) == []
 
 
@@ -174,6 +194,8 @@ def test_a_model_without_a_layout_to_delete_goes_at_once(change: str) -> None:
     cluster = going()
     if change == "no layout":
         del cluster.builder.body["status"]
+        for kind, name in [key for key in cluster.objects if key[0] == "Pod"]:
+            del cluster.objects[kind, name]  # nor is there who could tell of it
     elif change == "invalid":
         cluster.builder.with_parallelism(tensor=0)
     else:
