@@ -26,14 +26,14 @@ SWITCHES = ("replicas=2", "networkPolicy.enabled=true", "metrics.service.enabled
 
 
 def test_an_upgrade_keeps_models_and_brings_the_lease(
-    admin: Admin, kubelet: PaperKubelet, tmp_path: Path
+    admin: Admin, kubelet: PaperKubelet, operator_kubeconfig: Path, tmp_path: Path
 ) -> None:
     where = ("--namespace", admin.namespace)
     namespaces = ("--set", f"namespaces={{{admin.namespace}}}")
     helm_run(admin.kubeconfig, "install", "up", str(EARLIER), *where, *SET, *namespaces)
-    account = kubeconfig_of(admin, admin.namespace, "up", tmp_path / "kubeconfig")
     flags = ("--namespace", admin.namespace)
-    with OperatorProcess(account, tmp_path / "before", *flags):
+    # In the place of the earlier release's own operator, which asked for fewer rights.
+    with OperatorProcess(operator_kubeconfig, tmp_path / "before", *flags):
         admin.apply_model("minilm")
         kubelet.finish_job(kubelet.job("minilm"), summary())
         kubelet.start_group(kubelet.sets("minilm")[0])
@@ -43,6 +43,7 @@ def test_an_upgrade_keeps_models_and_brings_the_lease(
     helm_run(admin.kubeconfig, "upgrade", "up", str(CHART), *where, *SET, *namespaces, *switches)
     deployment = admin.get(DEPLOYMENTS, "up")["spec"]
     assert (deployment["replicas"], deployment["strategy"]["type"]) == (2, "RollingUpdate")
+    account = kubeconfig_of(admin, admin.namespace, "up", tmp_path / "kubeconfig")
     lease = {"SHARDEDMODEL_LEASE": f"{admin.namespace}/up"}
     with OperatorProcess(account, tmp_path / "after", *flags, variables=lease):
         admin.apply_model("minilm", workers={"backend": "gloo", "image": "runtime:2"})
