@@ -11,18 +11,16 @@ import contextlib
 import io
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import main as shardedmodel
 from shardedmodel_runtime.formats.dtypes import tensor_bytes
@@ -194,30 +192,15 @@ def main() -> int:
         command = [sys.executable, "-m", "benchmarks.planning", "--measure", uri]
         runs = [json.loads(subprocess.check_output(command)) for _ in range(RUNS)]
         output = sizes_of_output(uri)
-    figures = {
-        key: {
-            "median": round(statistics.median(run[key] for run in runs), 3),
-            "least": round(min(run[key] for run in runs), 3),
-            "most": round(max(run[key] for run in runs), 3),
-        }
-        for key in runs[0]
-    }
-    now = datetime.now(UTC).date().isoformat()
-    record = {
-        "what": f"headers of a DeepSeek-V3-like checkpoint, tensor {TENSOR} x expert {EXPERT}",
-        "date": now,
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.platform(terse=True),
-            "loadAverage": round(os.getloadavg()[0], 1),
-        },
+    what = f"headers of a DeepSeek-V3-like checkpoint, tensor {TENSOR} x expert {EXPERT}"
+    record = records.heading(what) | {
+        "machine": records.machine() | {"loadAverage": round(os.getloadavg()[0], 1)},
         "runs": RUNS,
         "checkpoint": made,
         "output": output,
-        "results": figures,
+        "results": {key: records.spread(run[key] for run in runs) for key in runs[0]},
     }
-    path = options.output / f"planning-{now}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    records.write(record, options.output, "planning")
     print(json.dumps(record, indent=2))
     return 0
 

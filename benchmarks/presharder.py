@@ -10,16 +10,15 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from shardedmodel_runtime.formats.safetensors import build_header
 from tests.builders_checkpoint import llama_config, llama_shapes
 from tests.s3server import S3Server
@@ -108,17 +107,9 @@ def main() -> int:
         for result in results(Path(folder), options.cases):
             print(json.dumps(result), flush=True)
             measured.append(result)
-    now = datetime.now(UTC).date().isoformat()
-    record = {
-        "what": "pre-shard Job, file to S3 (SeaweedFS on the same machine), bfloat16 Llama",
-        "date": now,
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
-        "runsOfEachCase": 1,
-        "results": measured,
-    }
-    path = options.output / f"presharder-{now}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(path)
+    what = "pre-shard Job, file to S3 (SeaweedFS on the same machine), bfloat16 Llama"
+    record = records.heading(what) | {"runsOfEachCase": 1, "results": measured}
+    print(records.write(record, options.output, "presharder"))
     return 0
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -19,10 +18,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from benchmarks.presharder import big_llama
 from benchmarks.presharder_baselines import COPIES, plain_way, plain_way_to_s3
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
@@ -177,21 +176,18 @@ def main() -> int:
                 print(way, json.dumps(measured), flush=True)
                 if number:  # the first round warms caches and imports
                     rounds[way].append(measured)
-    record = {
-        "what": f"{size / 1e9:.2f} GB Llama, bfloat16, tensor {RANKS}, SeaweedFS beside it",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "cores": os.cpu_count(),
+    what = f"{size / 1e9:.2f} GB Llama, bfloat16, tensor {RANKS}, SeaweedFS beside it"
+    record = records.heading(what) | {
+        "machine": records.machine()
+        | {
             "scratch": options.scratch,
-            "system": platform.platform(terse=True),
             "loadBefore": round(load_before[0], 1),
             "loadAfter": round(os.getloadavg()[0], 1),
         },
         "rounds": options.rounds,
         "results": {way: summarise(measured, size) for way, measured in rounds.items()},
     }
-    path = options.output / f"presharder-throughput-{record['date']}"
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    path = records.write(record, options.output, "presharder-throughput")
     path.with_suffix(".md").write_text(table(record))
     print(table(record))
     return 0

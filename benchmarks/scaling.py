@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
+from benchmarks import records
 from benchmarks.presharder import big_llama
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import load
@@ -156,18 +155,13 @@ def main() -> None:
         folder = Path(name)
         scaling = measure_scaling(server, folder)
         four = count_bytes((folder / "model").as_uri(), folder / "four")
-    today = datetime.now(UTC).date().isoformat()
-    record = {
-        "what": "bytes of a rank, and the rate of a group whose connections are throttled",
-        "date": today,
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
+    what = "bytes of a rank, and the rate of a group whose connections are throttled"
+    record = records.heading(what) | {
         "tensorParallel4": four,
         "scaling": scaling,
         "loadAverage": {"before": load_before, "after": os.getloadavg()},
     }
-    path = Path(__file__).parent / f"scaling-{today}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(path)
+    print(records.write(record, Path(__file__).parent, "scaling"))
 
 
 if __name__ == "__main__":

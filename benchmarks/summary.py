@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks import records
 
 OURS = "ours"
 PACKAGES = (
@@ -53,29 +51,19 @@ def _ratios(results: dict[str, list[dict[str, Any]]], slow: str, fast: str) -> l
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {
-        "median": round(median(values), 3),
-        "least": round(min(values), 3),
-        "most": round(max(values), 3),
-    }
+    return records.spread(values) if values else None
 
 
 def write(record: dict[str, Any], folder: Path, rounds: int) -> None:
     """Write JSON, Markdown and a picture, dated."""
-    today = datetime.now(UTC).date().isoformat()
     record = {
-        "what": "one safetensors layout into host memory, bfloat16 Llama",
-        "date": today,
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
+        **records.heading("one safetensors layout into host memory, bfloat16 Llama"),
         "packages": {name: version(name) for name in PACKAGES},
         "rounds": rounds,
         **record,
     }
-    path = folder / f"loader-{today}"
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-    path.with_suffix(".md").write_text(markdown(record, path.name))
+    path = records.write(record, folder, "loader")
+    path.with_suffix(".md").write_text(markdown(record, path.stem))
     draw(record, path.with_suffix(".png"))
     print(path)
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from demo.scenario import Outcome
 from demo.timeline import seconds_to_ready
 
 
 def write_record(folder: Path, outcomes: Iterable[Outcome], steps: Mapping[str, float]) -> Path:
     """Write ``main-job-<date>.json`` into ``folder``; returns its path."""
-    now = datetime.now(UTC)
-    record = {
-        "what": "make demo: apply to Ready on a single-node cluster, gloo, no GPU",
-        "date": now.date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
+    what = "make demo: apply to Ready on a single-node cluster, gloo, no GPU"
+    record = records.heading(what) | {
         "stepSeconds": {name: round(seconds, 1) for name, seconds in steps.items()},
         "models": [_figures(outcome) for outcome in outcomes],
     }
-    path = folder / f"main-job-{now.date().isoformat()}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    return path
+    return records.write(record, folder, "main-job")
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:

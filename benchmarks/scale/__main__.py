@@ -8,12 +8,11 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import tempfile
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import records
 from benchmarks.scale.api import Api, Json
 from benchmarks.scale.models import NAMESPACES, Models
 from benchmarks.scale.paper import Pace, PaperNode
@@ -83,10 +82,8 @@ def run(options: argparse.Namespace) -> Json:
             account = _prepare(admin, Path(name) / "kubeconfig")
             runs.append(asyncio.run(measure(count, cluster.kubeconfig, account, options)))
             version = admin.request("GET", "/version")["gitVersion"]
-    return {
-        "what": "an operator and its models on an API server alone, with pods of paper",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(terse=True)},
+    what = "an operator and its models on an API server alone, with pods of paper"
+    return records.heading(what) | {
         "kubernetes": version,
         "namespaces": NAMESPACES,
         "loadAverage": round(os.getloadavg()[0], 1),
@@ -137,8 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     record = run(options)
-    path = options.output / f"scale-{record['date']}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path = records.write(record, options.output, "scale")
     path.with_suffix(".md").write_text(table(record))
     print(table(record))
 

@@ -1,0 +1,43 @@
+"""What every benchmark's record shares: the machine, medians with their range, dated files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def heading(what: str) -> dict[str, Any]:
+    """Begin a record: what is measured, today's date in UTC, and on which machine.
+
+    Args:
+        what: one line that tells the work and its size.
+    """
+    return {"what": what, "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine: its cores and its system."""
+    return {"cores": os.cpu_count(), "system": platform.platform(terse=True)}
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Give the median and the range of at least one value, to three places."""
+    found = sorted(values)
+    return {
+        "median": round(median(found), 3),
+        "least": round(found[0], 3),
+        "most": round(found[-1], 3),
+    }
+
+
+def write(record: Mapping[str, Any], folder: Path, name: str) -> Path:
+    """Write ``name-<date>.json`` into ``folder``, the date being the record's; returns its path."""
+    path = folder / f"{name}-{record['date']}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
