@@ -5,6 +5,7 @@ Run with ``make bench-loader``; writes ``scaling-<date>.json`` beside this file.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -92,7 +93,7 @@ class _RankProcess:
 
     def __init__(self, layout: str, endpoint_url: str, server: S3Server, rank: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scaling", layout, endpoint_url, str(rank)],
+            [sys.executable, "-m", "benchmarks.scaling", *_of_rank(layout, endpoint_url, rank)],
             env=os.environ | server.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -133,6 +134,10 @@ def _load_together(processes: list[_RankProcess]) -> float:
     return sum(r["bytes"] for r in reports) / max(r["seconds"] for r in reports)
 
 
+def _of_rank(layout: str, endpoint_url: str, rank: int) -> list[str]:
+    return ["--rank-of", layout, endpoint_url, str(rank)]
+
+
 def _rank(layout: str, endpoint_url: str, rank: int) -> None:
     config = ModelLoadConfig(
         layout=layout,
@@ -148,7 +153,17 @@ def _rank(layout: str, endpoint_url: str, rank: int) -> None:
         print(json.dumps({"seconds": report.seconds, "bytes": report.bytes}), flush=True)
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    # A process of this benchmark's own: the layout, the proxy's address, the rank.
+    parser.add_argument("--rank-of", nargs=3, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(output: Path) -> None:
     """Measure both, and write the dated file."""
     load_before = os.getloadavg()
     with tempfile.TemporaryDirectory() as name, S3Server() as server:
@@ -161,11 +176,13 @@ def main() -> None:
         "scaling": scaling,
         "loadAverage": {"before": load_before, "after": os.getloadavg()},
     }
-    print(records.write(record, Path(__file__).parent, "scaling"))
+    print(records.write(record, output, "scaling"))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        _rank(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    options = _parser().parse_args()
+    if options.rank_of is None:
+        main(options.output)
     else:
-        main()
+        layout, endpoint_url, rank = options.rank_of
+        _rank(layout, endpoint_url, int(rank))
