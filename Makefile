@@ -92,7 +92,7 @@ bench-loader: setup ## Compare loaders on S3, a web server and files; writes ben
 	@$(BIN)/python -m benchmarks.scaling
 
 .PHONY: scale
-scale: setup ## Measure the operator with 10, 100 and 1,000 models; writes benchmarks/, two hours
+scale: setup ## Measure the operator with 10, 100 and 1,000 models; writes benchmarks/, over an hour
 	@$(BIN)/python -m benchmarks.scale
 
 .PHONY: kill-matrix

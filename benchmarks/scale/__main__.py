@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 from benchmarks import records
@@ -28,13 +29,17 @@ COUNTS = (10, 10, 10, 100, 100, 1000)
 """Whether the cost per model stays; the small ones are repeated, since they vary more."""
 STAGES = ("create", "change", "scale", "touch", "idle", "restart", "delete")
 """What a run does with its models, in this order."""
+IDLE_MINUTES = (1, 1, 1, 1, 1, 10)
+"""Of each run, in which nothing changes: ten with a thousand models, which have most to write."""
 PACE = Pace(shard=3.0, load=3.0)
 """Longer than the operator's interval of looking, so that progress is pulled and written too."""
 
 logger = logging.getLogger("scale")
 
 
-async def measure(count: int, kubeconfig: Path, account: Path, options: argparse.Namespace) -> Json:
+async def measure(
+    count: int, idle_minutes: float, kubeconfig: Path, account: Path, options: argparse.Namespace
+) -> Json:
     """Take ``count`` models through their lives."""
     with tempfile.TemporaryDirectory() as name:
         async with Api(kubeconfig) as api:
@@ -44,7 +49,7 @@ async def measure(count: int, kubeconfig: Path, account: Path, options: argparse
                 # A node or a watch that fails ends the run: without them nothing goes on.
                 async with asyncio.TaskGroup() as group:
                     around = [group.create_task(work()) for work in (node.run, models.watch)]
-                    figures = await _live(Stages(world, models), options)
+                    figures = await _live(Stages(world, models), idle_minutes, options)
                     for task in around:
                         task.cancel()
             finally:
@@ -52,13 +57,13 @@ async def measure(count: int, kubeconfig: Path, account: Path, options: argparse
     return {"models": count, **figures, "errorsOfThePaperNode": len(node.errors)}
 
 
-async def _live(stages: Stages, options: argparse.Namespace) -> Json:
+async def _live(stages: Stages, idle_minutes: float, options: argparse.Namespace) -> Json:
     steps: dict[str, Callable[[], Awaitable[Json]]] = {
         "create": stages.create,
         "change": stages.change,
         "scale": stages.scale,
         "touch": lambda: stages.touch(options.touch_seconds, options.touches_per_second),
-        "idle": lambda: stages.idle(60 * options.idle_minutes),
+        "idle": lambda: stages.idle(60 * idle_minutes),
         "restart": stages.restart,
         "delete": stages.delete,
     }
@@ -69,10 +74,11 @@ async def _live(stages: Stages, options: argparse.Namespace) -> Json:
     return found
 
 
-def run(options: argparse.Namespace) -> Json:
-    """Measure each number of models on an API server of its own."""
-    runs = []
-    for count in options.models:
+def run(options: argparse.Namespace) -> Iterator[Json]:
+    """Measure each number of models on an API server of its own; gives the record after each."""
+    runs: list[Json] = []
+    idle = [*options.idle_minutes, *repeat(options.idle_minutes[-1], len(options.models))]
+    for count, minutes in zip(options.models, idle, strict=False):
         logger.info("%d models", count)
         with (
             tempfile.TemporaryDirectory() as name,
@@ -80,15 +86,15 @@ def run(options: argparse.Namespace) -> Json:
             contextlib.closing(Admin(cluster.kubeconfig)) as admin,
         ):
             account = _prepare(admin, Path(name) / "kubeconfig")
-            runs.append(asyncio.run(measure(count, cluster.kubeconfig, account, options)))
+            lives = measure(count, minutes, cluster.kubeconfig, account, options)
+            runs.append(asyncio.run(lives))
             version = admin.request("GET", "/version")["gitVersion"]
-    what = "an operator and its models on an API server alone, with pods of paper"
-    return records.heading(what) | {
-        "kubernetes": version,
-        "namespaces": NAMESPACES,
-        "loadAverage": round(os.getloadavg()[0], 1),
-        "runs": runs,
-    }
+        yield records.heading("an operator and its models on an API server, with pods of paper") | {
+            "kubernetes": version,
+            "namespaces": NAMESPACES,
+            "loadAverage": round(os.getloadavg()[0], 1),
+            "runs": runs,
+        }
 
 
 def _prepare(admin: Admin, account: Path) -> Path:
@@ -108,7 +114,7 @@ def _prepare(admin: Admin, account: Path) -> Path:
 
 
 def main() -> None:
-    """Run, and write the dated files."""
+    """Run, and write the dated files after each number of models: the largest takes an hour."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument(
         "--models",
@@ -126,16 +132,23 @@ def main() -> None:
         metavar="STAGE",
         help="of each run: " + ", ".join(STAGES),
     )
-    parser.add_argument("--idle-minutes", type=float, default=10, metavar="M")
+    parser.add_argument(
+        "--idle-minutes",
+        type=float,
+        nargs="+",
+        default=IDLE_MINUTES,
+        metavar="M",
+        help="of each run, the last of all that follow",
+    )
     parser.add_argument("--touch-seconds", type=float, default=330, metavar="S")
     parser.add_argument("--touches-per-second", type=float, default=3, metavar="R")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1])
     parser.add_argument("--logs", type=Path, help="keep the operators' logs in this folder")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    record = run(options)
-    path = records.write(record, options.output, "scale")
-    path.with_suffix(".md").write_text(table(record))
+    for record in run(options):
+        path = records.write(record, options.output, "scale")
+        path.with_suffix(".md").write_text(table(record))
     print(table(record))
 
 
