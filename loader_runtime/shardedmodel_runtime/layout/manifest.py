@@ -249,8 +249,9 @@ class Manifest(Wire):
 
     def placed(self, item: LayoutObject) -> Iterator[PlacedTensor]:
         """Each piece in an object, in the order of bytes."""
-        held = {self.names[number]: None for number in numbers_in(item.tensors)}
-        cuts = {name: self.tensors[name] for name in held}
+        known = self.distinct_cuts
+        held = (self.entries[number] for number in numbers_in(item.tensors))
+        cuts = {name: known[number] for name, number in held}
         place = self.degrees.coordinate(item.ranks[0])
         ordered = ((name, cuts[name]) for name in writing_order(cuts))
         return place_tensors(ordered, place.tensor, place.expert)

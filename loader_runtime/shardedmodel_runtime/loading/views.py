@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import accumulate
+from operator import mul
+
 import torch
 
+from shardedmodel_runtime.formats.dtypes import alignment
 from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -45,9 +50,45 @@ def tensor_views(
         Each tensor in its rank's shape. A tensor of a sub-byte dtype is its raw bytes, one-
         dimensional ``uint8``.
     """
-    views: dict[str, torch.Tensor] = {}
-    for placed in manifest.placed(item):
-        data = arena[item.data_start + placed.start : item.data_start + placed.end]
-        dtype = TORCH_DTYPES.get(placed.cut.dtype)
-        views[placed.name] = data if dtype is None else data.view(dtype).reshape(placed.piece.shape)
-    return views
+    typed = _TypedArena(arena)
+    return {
+        placed.name: typed.view(
+            placed.cut.dtype, placed.piece.shape, item.data_start + placed.start, placed.nbytes
+        )
+        for placed in manifest.placed(item)
+    }
+
+
+class _TypedArena:
+    """An arena as elements of every dtype, so that a tensor costs one call of torch's.
+
+    Slicing, viewing and reshaping take six microseconds together, which is most of the time of a
+    rank that holds a hundred thousand small tensors.
+    """
+
+    def __init__(self, arena: torch.Tensor) -> None:
+        self._arena = arena
+        self._elements: dict[str, tuple[torch.Tensor, int]] = {}
+
+    def view(self, dtype: str, shape: tuple[int, ...], start: int, nbytes: int) -> torch.Tensor:
+        """Give the tensor whose first byte is ``start``; raw bytes of a dtype not torch's."""
+        if dtype not in TORCH_DTYPES:
+            return self._arena[start : start + nbytes]
+        elements, width = self._elements_of(dtype)
+        offset = elements.storage_offset() + start // width
+        return elements.as_strided(shape, contiguous_strides(shape), offset)
+
+    def _elements_of(self, dtype: str) -> tuple[torch.Tensor, int]:
+        found = self._elements.get(dtype)
+        if found is None:
+            width = alignment(dtype)
+            whole = self._arena[: len(self._arena) // width * width]
+            found = self._elements[dtype] = whole.view(TORCH_DTYPES[dtype]), width
+        return found
+
+
+@lru_cache(maxsize=4096)
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Elements between neighbours in each dimension of a dense tensor, the last one first."""
+    steps = accumulate((max(1, size) for size in reversed(shape[1:])), mul, initial=1)
+    return tuple(steps)[::-1] if shape else ()

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardedmodel_runtime import memory
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.loading.arena import HostArena, choose_device
-from shardedmodel_runtime.loading.views import TORCH_DTYPES, tensor_views
+from shardedmodel_runtime.loading.views import TORCH_DTYPES, contiguous_strides, tensor_views
 from tests.builders_rank_layout import write_layout
 
 
@@ -71,3 +73,22 @@ def test_more_local_ranks_than_devices_are_refused(monkeypatch: pytest.MonkeyPat
 def test_without_proc_the_peak_of_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "Path", lambda _: Path("/nonexistent"))
     assert memory.peak_memory_bytes() == 0
+
+
+@given(shape=st.lists(st.integers(0, 4), max_size=4).map(tuple))
+def test_strides_are_those_of_a_tensor_of_that_shape(shape: tuple[int, ...]) -> None:
+    assert contiguous_strides(shape) == torch.empty(shape).stride()
+
+
+def test_a_view_is_the_tensor_wherever_the_arena_lies_in_its_storage(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6, dtype=torch.int64).reshape(2, 3), "b": torch.ones(5).half()}
+    layout = write_layout(tmp_path, 1, tensors)
+    [item] = layout.manifest.objects
+    content = torch.tensor(list((layout.folder / item.key).read_bytes()), dtype=torch.uint8)
+    arena = torch.cat([torch.zeros(16, dtype=torch.uint8), content])[16:]
+    views = tensor_views(layout.manifest, item, arena)
+    assert {name: view.is_contiguous() for name, view in views.items()} == {"a": True, "b": True}
+    assert torch.equal(views["a"], tensors["a"])
+    assert torch.equal(views["b"], tensors["b"])
+    views["b"][0] = 7
+    assert arena[-10:-8].view(torch.float16)[0] == 7
