@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import records
+from tests import records
 
 OURS = "ours"
 PACKAGES = (

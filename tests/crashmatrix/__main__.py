@@ -9,17 +9,15 @@ The operator's deaths, the others', or both::
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests import slots
+from tests import records, slots
 from tests.crashmatrix import campaign, tables
 from tests.crashmatrix.campaign import say
 from tests.crashmatrix.deaths import deaths_of, lives_of, sample
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     with (
         world(slots.END_TO_END, logs) as shared,
-        lanes(shared, options.lanes, options.minutes) as several,
+        lanes(shared, options.lanes, options.minutes, say) as several,
     ):
         endings = campaign.baseline(several)
         if options.only != "faults":
@@ -80,7 +78,7 @@ def _faults(shared: World, several: Lanes, endings: Endings, options: argparse.N
 
 
 def _run(options: argparse.Namespace, began: float, broken: Sequence[Exception]) -> dict[str, Any]:
-    return {
+    return records.heading("deaths in the lives of models, on a real cluster") | {
         "seed": options.seed,
         "lanes": options.lanes,
         "minutes": round((time.monotonic() - began) / 60, 1),
@@ -89,9 +87,7 @@ def _run(options: argparse.Namespace, began: float, broken: Sequence[Exception])
 
 
 def _write(part: str, record: dict[str, Any]) -> None:
-    path = RESULTS / f"crash-matrix-{part}-{datetime.now(UTC):%Y-%m-%d}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    say(f"wrote {path}")
+    say(f"wrote {records.write(record, RESULTS, f'crash-matrix-{part}')}")
 
 
 def _parser() -> argparse.ArgumentParser:

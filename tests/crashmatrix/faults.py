@@ -24,6 +24,9 @@ class Fault:
     phase: Phase
     victim: Victim
 
+    def __str__(self) -> str:
+        return f"{self.phase.name}, {self.victim.name}"
+
 
 @dataclass(frozen=True)
 class FaultCell:
@@ -44,8 +47,8 @@ class FaultCell:
         return self.outcome != ALIKE
 
     def __str__(self) -> str:
-        where = f"{self.namespace}, {self.fault.phase.name}, {self.fault.victim.name}"
-        return f"{where}: {self.outcome}, {self.seconds:.0f} s, served: {self.served}"
+        told = f"{self.outcome}, {self.seconds:.0f} s, served: {self.served}"
+        return f"{self.namespace}, {self.fault}: {told}"
 
 
 def _faults() -> list[Fault]:
@@ -75,7 +78,14 @@ FAULTS = tuple(_faults())
 
 def suffer(world: World, lane: Lane, fault: Fault, endings: Endings) -> FaultCell:
     """Bring the lane to the phase, let the victim die, and see what comes of it."""
-    fault.phase.bring(lane, endings)
+    try:
+        fault.phase.bring(lane, endings)
+        return _strike(world, lane, fault, endings)
+    finally:
+        lane.store.valve.release()  # the next life has the same store
+
+
+def _strike(world: World, lane: Lane, fault: Fault, endings: Endings) -> FaultCell:
     watched = fault.phase.serves and not fault.victim.serves
     serving, began = Serving(lane.admin), time.monotonic()
     outcome = ALIKE

@@ -21,12 +21,16 @@ Result = TypeVar("Result")
 class Lanes:
     """S3 servers for as many lives as go on at a time; each life has a namespace of its own."""
 
-    def __init__(self, world: World, stores: Sequence[LaneStore], minutes: float) -> None:
+    def __init__(
+        self, world: World, stores: Sequence[LaneStore], minutes: float, say: Callable[[str], None]
+    ) -> None:
         """Go on with a life in each of ``stores`` at a time.
 
-        Of what is done at once, nothing is begun after ``minutes``.
+        Of what is done at once, nothing is begun after ``minutes``. What breaks off is told by
+        ``say`` when it does: the results come hours later.
         """
         self._world = world
+        self._say = say
         self._stores = stores
         self._seconds = minutes * 60
         self._numbers = count()
@@ -71,11 +75,12 @@ class Lanes:
             with self._world.lane(f"life-{next(self._numbers)}", store) as lane:
                 return do(lane, task)
         except Exception as error:  # noqa: BLE001 - told in the results
+            self._say(f"{task}: broken off: {error!r}")
             return error
 
 
 @contextmanager
-def lanes(world: World, count: int, minutes: float) -> Iterator[Lanes]:
+def lanes(world: World, count: int, minutes: float, say: Callable[[str], None]) -> Iterator[Lanes]:
     """Start the S3 servers."""
     with ExitStack() as stack:
         stores = []
@@ -83,4 +88,4 @@ def lanes(world: World, count: int, minutes: float) -> Iterator[Lanes]:
             folder = world.logs / f"s3-{number}"
             store = lane_store(world.loop, world.cluster.host_address, folder)
             stores.append(stack.enter_context(store))
-        yield Lanes(world, stores, minutes)
+        yield Lanes(world, stores, minutes, say)

@@ -37,8 +37,13 @@ def commits(call: Call) -> bool:
 
 
 def reads_shard_of(rank: int) -> Callable[[Call], bool]:
-    """Whether that rank reads its shard."""
-    return lambda call: call.method == "GET" and f"/tp-{rank:05d}-of-" in call.path
+    """Whether that rank reads its shard; a Job reads only what others told of theirs."""
+
+    def reads(call: Call) -> bool:
+        shard = f"/tp-{rank:05d}-of-" in call.path and call.path.endswith(".safetensors")
+        return call.method == "GET" and shard
+
+    return reads
 
 
 def deletes(call: Call) -> bool:

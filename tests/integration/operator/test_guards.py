@@ -1,10 +1,11 @@
-"""NetworkPolicies and PodDisruptionBudgets on a real API server, which has no ``policy/v1``."""
+"""NetworkPolicies and PodDisruptionBudgets on a real API server."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.integration.operator.world import (
+    BUDGETS,
     JOBS,
     MODELS,
     POLICIES,
@@ -18,7 +19,6 @@ from tests.integration.operator.world import (
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
 
 CLIENTS = [{"namespaceSelector": {"matchLabels": {"team": "a"}}}]
-BUDGETS = "poddisruptionbudgets"
 
 
 def names(admin: Admin) -> list[str]:
@@ -58,15 +58,17 @@ def test_nothing_starts_while_the_server_refuses_a_policy(
     kubelet.job("minilm")
 
 
-def test_a_server_without_the_api_of_budgets_serves_models_of_several_groups(
+def test_models_of_several_groups_are_served_whether_or_not_the_server_has_budgets(
     admin: Admin, kubelet: PaperKubelet, operator: OperatorProcess
 ) -> None:
-    served = admin.request("GET", "/apis")["groups"]
-    (policy,) = (group for group in served if group["name"] == "policy")
-    assert [each["version"] for each in policy["versions"]] == ["v1beta1"]
     admin.apply_model("minilm", replicas=2)
     kubelet.finish_job(kubelet.job("minilm"), summary())
     for group in kubelet.sets("minilm", 2):
         kubelet.start_group(group)
     admin.wait_for_condition("minilm", "Ready", "True")
-    assert BUDGETS not in operator.get("/metrics")
+    if admin.has_budgets():
+        made = eventually(lambda: admin.list(BUDGETS), "the budget is there")
+        assert [each["metadata"]["name"] for each in made] == ["minilm"]
+        assert made[0]["spec"]["maxUnavailable"] == 2  # one group of two ranks
+    else:
+        assert "poddisruptionbudgets" not in operator.get("/metrics")

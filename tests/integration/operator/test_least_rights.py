@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ import yaml
 from shardedmodel_runtime.report import Failure
 from tests.integration.operator.conftest import CHART, helm_run, kubeconfig_of
 from tests.integration.operator.world import (
+    BUDGETS,
     JOBS,
     MODELS,
     Admin,
@@ -77,6 +78,7 @@ def live(admin: Admin, kubelet: PaperKubelet) -> None:
     (first,) = kubelet.sets("minilm")
     kubelet.start_group(first)
     admin.wait_for_condition("minilm", "Ready", "True")
+    grow_and_shrink(admin, kubelet, **terms)
     admin.apply_model("minilm", workers={"backend": "gloo", "image": "runtime:2"}, **terms)
     both = kubelet.sets("minilm", 2)
     name = first["metadata"]["name"]
@@ -88,6 +90,20 @@ def live(admin: Admin, kubelet: PaperKubelet) -> None:
     kubelet.finish_job(kubelet.job("minilm"), summary("fedcba9876543210fedc"))
     eventually(lambda: len(admin.list(JOBS)) == 1 or None, "the old Jobs are gone")
     admin.request("DELETE", f"{MODELS}/minilm")
+
+
+def grow_and_shrink(admin: Admin, kubelet: PaperKubelet, **terms: Any) -> None:
+    """Have a second group for a while, and with it a budget where the server has them."""
+    admin.apply_model("minilm", replicas=2, **terms)
+    for group in kubelet.sets("minilm", 2):
+        if group["metadata"]["name"].endswith("-1"):
+            kubelet.start_group(group)
+    if admin.has_budgets():
+        eventually(lambda: admin.list(BUDGETS), "the budget is there")
+    admin.apply_model("minilm", **terms)
+    kubelet.sets("minilm", 1)
+    if admin.has_budgets():
+        eventually(lambda: not admin.list(BUDGETS), "the budget is gone")
 
 
 def calls(operator: OperatorProcess) -> set[tuple[str, str, str]]:

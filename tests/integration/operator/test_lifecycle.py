@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from kubernetes.client import ApiException
 
 from shardedmodel_runtime.report import Failure
 from tests.integration.operator.world import (
@@ -21,6 +22,9 @@ from tests.integration.operator.world import (
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("operator")]
+
+BROKEN = {"backend": "gloo", "template": {"spec": {"restartPolicy": "Never"}}}
+"""Workers that every API server takes, and the operator refuses."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,14 +76,27 @@ def test_reconciling_again_writes_nothing(
 
 
 def test_a_spec_that_cannot_be_meant_stalls_and_heals(admin: Admin, kubelet: PaperKubelet) -> None:
-    admin.apply_model("broken", source={"uri": "ftp://models/minilm"})
+    admin.apply_model("broken", workers=BROKEN)
     stalled = admin.wait_for_condition("broken", "Stalled", "True")
-    assert "spec.source.uri" in stalled["message"]
+    assert "spec.workers.template.spec.restartPolicy" in stalled["message"]
     assert admin.condition("broken", "Ready")["status"] == "False"
     assert not [j for j in admin.list(JOBS) if "broken" in j["metadata"]["name"]]
     admin.apply_model("broken")
     kubelet.job("broken")
     eventually(lambda: not admin.condition("broken", "Stalled"), "Stalled is gone")
+
+
+def test_what_the_schema_cannot_mean_is_refused_by_the_server_or_told_by_the_operator(
+    admin: Admin,
+) -> None:
+    try:
+        admin.apply_model("broken", source={"uri": "ftp://models/minilm"})
+    except ApiException as error:  # a server that checks CEL rules, from 1.25 on
+        told = error.body
+    else:
+        told = admin.wait_for_condition("broken", "Stalled", "True")["message"]
+    assert "spec.source.uri" in told
+    assert "s3://bucket/prefix" in told
 
 
 def test_what_the_server_refuses_is_told_on_the_model(
@@ -107,7 +124,7 @@ def test_a_failed_job_ends_in_its_own_reason(admin: Admin, kubelet: PaperKubelet
 
 
 def test_a_broken_model_does_not_disturb_others(admin: Admin, kubelet: PaperKubelet) -> None:
-    admin.apply_model("broken", source={"uri": "ftp://x"})
+    admin.apply_model("broken", workers=BROKEN)
     make_ready(admin, kubelet, "whole")
     assert admin.condition("broken", "Stalled")["status"] == "True"
 

@@ -34,6 +34,7 @@ JOBS = "/apis/batch/v1/namespaces/{}/jobs"
 SETS = "/apis/apps/v1/namespaces/{}/statefulsets"
 SERVICES = "/api/v1/namespaces/{}/services"
 POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"
+BUDGETS = "/apis/policy/v1/namespaces/{}/poddisruptionbudgets"
 PODS = "/api/v1/namespaces/{}/pods"
 EVENTS = "/api/v1/namespaces/{}/events"
 
@@ -87,6 +88,12 @@ class Admin:
     def merge(self, path: str, name: str, patch: Json) -> Json:
         return self.request("PATCH", f"{path}/{name}", patch, "merge-patch+json")
 
+    def has_budgets(self) -> bool:
+        """Whether the server has ``policy/v1``, which came with Kubernetes 1.21."""
+        groups = self.request("GET", "/apis")["groups"]
+        (policy,) = (group for group in groups if group["name"] == "policy")
+        return "v1" in [each["version"] for each in policy["versions"]]
+
     def apply_model(self, name: str, **spec: Any) -> Json:
         """Create a model of two ranks, or change the one that is there."""
         wanted = {
@@ -138,11 +145,11 @@ class PaperKubelet:
 
     def finish_job(self, job: Json, summary: ShardSummary) -> None:
         """Let the Job's pod succeed with ``summary``."""
-        self._end_job(job, "Complete", 0, summary.to_json())
+        self._end_job(job, ("SuccessCriteriaMet", "Complete"), 0, summary.to_json())
 
     def fail_job(self, job: Json, failure: Failure) -> None:
         """Let the Job's pod fail with ``failure``."""
-        self._end_job(job, "Failed", 4, failure.to_json())
+        self._end_job(job, ("FailureTarget", "Failed"), 4, failure.to_json())
 
     def sets(self, model: str, count: int = 1) -> Sequence[Json]:
         """The StatefulSets of a model, once there are ``count``."""
@@ -180,15 +187,22 @@ class PaperKubelet:
         }
         self._admin.merge(PODS, f"{name}/status", {"status": status})
 
-    def _end_job(self, job: Json, condition: str, exit_code: int, message: str) -> None:
+    def _end_job(self, job: Json, conditions: Sequence[str], exit_code: int, message: str) -> None:
         name = job["metadata"]["name"]
         pod = f"{name}-pod"
         self._make_pod(pod, job, "Job")
         phase = "Succeeded" if exit_code == 0 else "Failed"
         self.set_pod(pod, phase, {"terminated": {"exitCode": exit_code, "message": message}})
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        said = {"type": condition, "status": "True", "lastTransitionTime": now}
-        self._admin.merge(JOBS, f"{name}/status", {"status": {"conditions": [said]}})
+        status: Json = {
+            "startTime": now,
+            "conditions": [
+                {"type": kind, "status": "True", "lastTransitionTime": now} for kind in conditions
+            ],
+        }
+        if exit_code == 0:
+            status["completionTime"] = now
+        self._admin.merge(JOBS, f"{name}/status", {"status": status})
 
     def _make_pod(self, name: str, owner: Json, kind: str) -> None:
         template = owner["spec"]["template"]

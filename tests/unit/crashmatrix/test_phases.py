@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from shardedmodel_runtime.layout.records import record_key
 from tests.crashmatrix.calls import Call
 from tests.crashmatrix.faults import FAULTS
 from tests.crashmatrix.phases import commits, deletes, reads_shard_of
@@ -21,6 +22,7 @@ SHARD = "/shards/0123abcd/tp-00001-of-00002/part-00000.safetensors"
         (reads_shard_of(1), Call("GET", SHARD), True),
         (reads_shard_of(0), Call("GET", SHARD), False),
         (reads_shard_of(1), Call("PUT", SHARD), False),
+        (reads_shard_of(1), Call("GET", f"/shards/{record_key(SHARD)}"), False),
         (deletes, Call("DELETE", MANIFEST), True),
         (deletes, Call("POST", "/shards/"), True),
         (deletes, Call("POST", MANIFEST), False),
