@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -185,7 +185,8 @@ class S3Server:
                     raise RuntimeError(f"weed ended with {code}: {self._log_end()}")
                 try:
                     # A bucket alone proves little: volumes are a moment later than the gateway.
-                    client.create_bucket(Bucket="ready")
+                    with suppress(client.exceptions.BucketAlreadyOwnedByYou):  # after a kill
+                        client.create_bucket(Bucket="ready")
                     client.put_object(Bucket="ready", Key="ready", Body=b"ready")
                     return
                 except (BotoCoreError, ClientError) as error:
