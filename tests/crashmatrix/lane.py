@@ -58,8 +58,8 @@ class Lane:
             self.logs / f"{self.admin.namespace}-operator-{self.operators}.log",
             *("--namespace", self.admin.namespace),
             variables={"SHARDEDMODEL_RUNTIME_IMAGE": RUNTIME_IMAGE},
+            ready_within=START_SECONDS,
         )
-        process.start_seconds = START_SECONDS
         self._operator = process
         process.__enter__()
 

@@ -245,9 +245,6 @@ def summary(layout_hash: str = "0123456789abcdef0123") -> ShardSummary:
 class OperatorProcess:
     """``shardedmodel-operator run`` as a process of its own."""
 
-    start_seconds = WAIT_SECONDS
-    """Longest wait until it is ready; may be set before it is started."""
-
     def __init__(
         self,
         kubeconfig: Path,
