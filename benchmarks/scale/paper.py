@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from shardedmodel_runtime.report import (
     ShardSummary,
 )
 from tests import slots
+from tests.integration.operator.world import ended_job
 
 SELECTOR = f"{labels.MANAGED_BY}={labels.MANAGER}"
 RANKS = 2
@@ -116,9 +116,7 @@ class PaperNode:
         message = _summary(job).to_json()
         ended = {"terminated": {"exitCode": 0, "message": message}}
         await self._set_pod(job, name, "Succeeded", ended, JOB_ADDRESS)
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        said = {"type": "Complete", "status": "True", "lastTransitionTime": now}
-        await self._set_status(JOBS, job, job["metadata"]["name"], {"conditions": [said]})
+        await self._set_status(JOBS, job, job["metadata"]["name"], ended_job(succeeded=True))
 
     async def _run_ranks(self, group: Json, names: list[str]) -> None:
         await asyncio.gather(*(self._make_pod(name, group, "StatefulSet") for name in names))

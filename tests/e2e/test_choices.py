@@ -12,6 +12,10 @@ from tests.e2e.world import READY_SECONDS, World, manifest
 
 pytestmark = pytest.mark.e2e
 
+INDEXED_JOBS = (1, 24)
+"""The version from which servers have them."""
+INDEX = "batch.kubernetes.io/job-completion-index"
+
 
 def layout_of(world: World, status: dict[str, Any]) -> Manifest:
     """The manifest of the layout that a model's ranks loaded."""
@@ -54,3 +58,24 @@ def test_a_layout_goes_with_its_model_where_the_spec_says_so(world: World) -> No
         return [item["Key"] for item in found.get("Contents", [])]
 
     world.until(lambda: not keys(), "the layout to be gone", READY_SECONDS, lambda: str(keys()))
+
+
+def test_pods_share_the_cutting_on_servers_with_indexed_jobs(world: World) -> None:
+    shared = manifest(
+        "shared",
+        parallelism={"tensor": 1, "pipeline": 2},
+        sharding={"dtype": "bfloat16", "workers": 3},
+    )
+    with world.applied(shared) as name:
+        if world.kubernetes() < INDEXED_JOBS:
+            assert "completionMode" in world.wait_reason(name, "ObjectRejected")["message"]
+            return
+        status = world.wait_ready(name)
+        phases = {
+            pod["metadata"]["annotations"][INDEX]: pod["status"]["phase"]
+            for pod in world.pods(name)
+            if INDEX in pod["metadata"].get("annotations", {})
+        }
+        layout = layout_of(world, status)
+    assert phases == dict.fromkeys(("0", "1", "2"), "Succeeded")
+    assert names_of(layout, 0) | names_of(layout, 1) == set(layout.tensors)

@@ -61,6 +61,11 @@ class World:
         self.kubectl.run("delete", "shardedmodel", name, "-n", DEMO_NAMESPACE, "--ignore-not-found")
         self.until(lambda: not self.pods(name), f"the pods of {name} to be gone", READY_SECONDS)
 
+    def kubernetes(self) -> tuple[int, int]:
+        """Major and minor version of the server."""
+        told = json.loads(self.kubectl.run("get", "--raw", "/version"))
+        return int(told["major"]), int(told["minor"].rstrip("+"))
+
     def model(self, name: str) -> dict[str, Any]:
         """The resource as it is now."""
         return self.kubectl.get("shardedmodel", name, "-n", DEMO_NAMESPACE)

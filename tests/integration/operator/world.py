@@ -145,11 +145,11 @@ class PaperKubelet:
 
     def finish_job(self, job: Json, summary: ShardSummary) -> None:
         """Let the Job's pod succeed with ``summary``."""
-        self._end_job(job, ("SuccessCriteriaMet", "Complete"), 0, summary.to_json())
+        self._end_job(job, 0, summary.to_json())
 
     def fail_job(self, job: Json, failure: Failure) -> None:
         """Let the Job's pod fail with ``failure``."""
-        self._end_job(job, ("FailureTarget", "Failed"), 4, failure.to_json())
+        self._end_job(job, 4, failure.to_json())
 
     def sets(self, model: str, count: int = 1) -> Sequence[Json]:
         """The StatefulSets of a model, once there are ``count``."""
@@ -187,21 +187,13 @@ class PaperKubelet:
         }
         self._admin.merge(PODS, f"{name}/status", {"status": status})
 
-    def _end_job(self, job: Json, conditions: Sequence[str], exit_code: int, message: str) -> None:
+    def _end_job(self, job: Json, exit_code: int, message: str) -> None:
         name = job["metadata"]["name"]
         pod = f"{name}-pod"
         self._make_pod(pod, job, "Job")
         phase = "Succeeded" if exit_code == 0 else "Failed"
         self.set_pod(pod, phase, {"terminated": {"exitCode": exit_code, "message": message}})
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        status: Json = {
-            "startTime": now,
-            "conditions": [
-                {"type": kind, "status": "True", "lastTransitionTime": now} for kind in conditions
-            ],
-        }
-        if exit_code == 0:
-            status["completionTime"] = now
+        status = ended_job(succeeded=exit_code == 0)
         self._admin.merge(JOBS, f"{name}/status", {"status": status})
 
     def _make_pod(self, name: str, owner: Json, kind: str) -> None:
@@ -225,6 +217,15 @@ def _is_of(model: str, body: Json) -> bool:
 
 def _has_ended(job: Json) -> bool:
     return bool(job.get("status", {}).get("conditions"))
+
+
+def ended_job(*, succeeded: bool) -> Json:
+    """The status of a Job that has just ended, as servers from 1.31 on want it in every part."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    kinds = ("SuccessCriteriaMet", "Complete") if succeeded else ("FailureTarget", "Failed")
+    said = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in kinds]
+    ended = {"completionTime": now} if succeeded else {}
+    return {"startTime": now, "conditions": said, **ended}
 
 
 def summary(layout_hash: str = "0123456789abcdef0123") -> ShardSummary:
