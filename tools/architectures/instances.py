@@ -19,12 +19,15 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
 _MAPPINGS = (
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES,
 )
-"""Where the class of a published checkpoint is looked for, in this order: with its head first."""
+"""Where the class of a published checkpoint is looked for, in this order: with its encoder first,
+which the class for causal language models lacks, then with its head."""
 
 LEFT_OUT = {
     "fast_vlm": "its image tower is timm's, which is not installed; by hand",
@@ -51,6 +54,7 @@ _MISSING: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}
     },
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "deepseek_ocr2_text": {"num_hidden_layers": 2, "mlp_layer_types": ["dense", "sparse"]},
     "diffusion_gemma_text": {
         "num_experts": 8,

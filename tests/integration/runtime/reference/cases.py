@@ -59,6 +59,26 @@ GPT: dict[str, Any] = {
     "n_positions": 64,
     "vocab_size": 256,
 }
+T5: dict[str, Any] = {
+    "d_model": 64,
+    "d_kv": 8,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 8,
+    "vocab_size": 250,
+}
+ENCODER_DECODER: dict[str, Any] = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 8,
+    "decoder_attention_heads": 8,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "max_position_embeddings": 64,
+    "vocab_size": 250,
+}
+IMAGE: dict[str, Any] = {**PLAIN, "image_size": 8, "patch_size": 4}
 
 
 @dataclass(frozen=True)
@@ -149,10 +169,36 @@ CARRIED = (
 
 
 BY_HAND = (
+    Case("albert", {**PLAIN, "embedding_size": 32, "num_hidden_groups": 2}),
+    Case("bart", ENCODER_DECODER),
     Case("bert", PLAIN),
+    Case("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 8, "vocab_size": 250}),
+    Case("camembert", PLAIN),
+    Case(
+        "clip",
+        {
+            "text_config": {**PLAIN, "eos_token_id": 97},
+            "vision_config": IMAGE,
+            "projection_dim": 64,
+        },
+    ),
+    Case(
+        "dbrx",
+        {
+            "d_model": 64,
+            "n_heads": 8,
+            "n_layers": 2,
+            "vocab_size": 250,
+            "attn_config": {"kv_n_heads": 4, "clip_qkv": 8.0, "rope_theta": 10000.0},
+            "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 16, "moe_top_k": 4},
+        },
+    ),
+    Case("deberta-v2", PLAIN),
+    Case("deit", IMAGE),
     Case(
         "distilbert", {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 8, "vocab_size": 250}
     ),
+    Case("electra", {**PLAIN, "embedding_size": 32}),
     Case("falcon", {**PLAIN, "multi_query": True}, variant="multi-query"),
     Case(
         "falcon",
@@ -166,14 +212,42 @@ BY_HAND = (
     ),
     Case("gpt_oss", {**SMALL, **EXPERTS}),
     Case("gptj", {**GPT, "rotary_dim": 4}),
+    Case("mbart", ENCODER_DECODER),
+    Case("mpt", {"d_model": 64, "n_heads": 8, "n_layers": 2, "vocab_size": 250}),
+    Case("mt5", T5),
+    Case("openai-gpt", GPT),
     Case("opt", {**PLAIN, "ffn_dim": 128, "word_embed_proj_dim": 64}),
     Case("persimmon", PLAIN),
+    Case("roberta", PLAIN),
+    Case("siglip", {"text_config": PLAIN, "vision_config": IMAGE}),
     Case("stablelm", {**PLAIN, "num_key_value_heads": 2}),
+    Case("t5", T5),
+    Case("t5gemma", {"encoder": SMALL, "decoder": SMALL, "vocab_size": 256}),
     Case(
-        "t5",
-        {"d_model": 64, "d_kv": 8, "d_ff": 128, "num_layers": 2, "num_heads": 8, "vocab_size": 250},
+        "t5gemma2",
+        {
+            "encoder": {"text_config": SMALL, "vision_config": IMAGE, "image_token_index": 255},
+            "decoder": SMALL,
+            "vocab_size": 256,
+            "image_token_index": 255,
+        },
     ),
-    Case("vit", {**PLAIN, "image_size": 8, "patch_size": 4}),
+    Case("umt5", T5),
+    Case("vit", IMAGE),
+    Case(
+        "whisper",
+        {
+            **ENCODER_DECODER,
+            "num_mel_bins": 8,
+            "max_source_positions": 16,
+            "max_target_positions": 16,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 1,
+        },
+    ),
+    Case("xlm-roberta", PLAIN),
 )
 """Architectures by hand, which transformers cannot split."""
 

@@ -12,7 +12,11 @@ from tests.integration.runtime.reference.parallel_model import ParallelModel
 from tests.integration.runtime.reference.shards import Names, load_whole, read_shards
 
 TOKENS = torch.tensor([[3, 141, 59, 26, 53, 58, 97, 93]])
-PIXELS = (1, 3, 8, 8)
+PIXELS = (3, 8, 8)
+SAMPLES = 4
+"""Texts and images of which each is compared with each."""
+OUTPUTS = ("logits", "logits_per_text", "last_hidden_state")
+"""What models give; the first of these that one has is compared."""
 
 
 def difference(folder: Path, layout_uri: str, rank: int) -> tuple[float, float]:
@@ -33,12 +37,23 @@ def difference(folder: Path, layout_uri: str, rank: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def _outputs(model: PreTrainedModel) -> torch.Tensor:
-    inputs: dict[str, Any] = {"input_ids": TOKENS}
-    if model.config.model_type == "vit":
-        torch.manual_seed(1)
-        inputs = {"pixel_values": torch.randn(PIXELS)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = TOKENS
-    output = model(**inputs)
-    logits: torch.Tensor = output.logits if "logits" in output else output.last_hidden_state
-    return logits
+    output = model(**_inputs(model))
+    found: torch.Tensor = next(output[name] for name in OUTPUTS if name in output)
+    return found
+
+
+def _inputs(model: PreTrainedModel) -> dict[str, Any]:
+    torch.manual_seed(1)
+    config = model.config
+    if config.model_type in ("clip", "siglip"):
+        texts = TOKENS.repeat(SAMPLES, 1)
+        texts[:, 0] = torch.arange(SAMPLES)
+        return {"input_ids": texts, "pixel_values": torch.randn(SAMPLES, *PIXELS)}
+    inputs: dict[str, Any] = {"decoder_input_ids": TOKENS} if config.is_encoder_decoder else {}
+    match model.main_input_name:
+        case "pixel_values":
+            return {"pixel_values": torch.randn(1, *PIXELS)}
+        case "input_features":
+            frames = 2 * config.max_source_positions
+            return inputs | {"input_features": torch.randn(1, config.num_mel_bins, frames)}
+    return inputs | {"input_ids": TOKENS}

@@ -21,6 +21,10 @@ from tests.integration.runtime.reference.shards import Tensors
 
 _QUERY_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _SHARED_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_heads")
+_HEAD_BIASES = ("alibi", "position_bias")
+"""What a model adds to the scores of its heads, (heads, queries, keys), for all layers at once."""
+_EXPERT_OUTPUTS = {"down_proj", "w2"}
+"""Parameters of fused experts whose products are summed over the ranks."""
 _WIDTHS = ("split_size", "all_head_size", "embed_dim", "inner_dim", "dim", "hidden_size")
 
 
@@ -49,6 +53,9 @@ class ParallelModel:
             }
             if "Attention" in type(module).__name__ and self._is_split_below(name):
                 self._divide_heads(module)
+            if hasattr(module, "ffn_hidden_size") and self._is_split_below(name):
+                # By it the rows of all experts are told apart, each of which was cut by itself.
+                module.ffn_hidden_size //= self._world
             if not held:
                 continue
             self._install(module, name, held)
@@ -88,7 +95,7 @@ class ParallelModel:
                 self._sum(module)
             elif dim == 0 and cut.strategy == "vocab":
                 self._gather(module, cut.shape[0])
-        elif "down_proj" in held:
+        elif held.keys() & _EXPERT_OUTPUTS:
             if "down_proj_bias" in held and self._rank:
                 module._parameters["down_proj_bias"].data.zero_()
             module.register_forward_hook(lambda _m, _i, output: self._reduced(output))
@@ -105,6 +112,18 @@ class ParallelModel:
             config.num_attention_heads //= self._world
             config.num_key_value_heads = max(config.num_key_value_heads // self._world, 1)
             module.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        module.register_forward_pre_hook(self._with_own_biases, with_kwargs=True)
+
+    def _with_own_biases(
+        self, _module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Biases of scores that the model made for all heads: those of this rank's."""
+        own = {
+            name: bias.chunk(self._world)[self._rank]
+            for name in _HEAD_BIASES
+            if (bias := named.get(name)) is not None and bias.dim() == 3
+        }
+        return inputs, {**named, **own}
 
     def _reduced(self, output: torch.Tensor) -> torch.Tensor:
         output = output.contiguous()

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from shardedmodel_runtime.sharding.architectures.decoders import DECODERS
+from shardedmodel_runtime.sharding.architectures.encoders import ENCODERS
 from tests.integration.runtime.reference.cases import BY_HAND, CARRIED, LOGITS, WORLDS, Case
 from tests.integration.runtime.reference.verdicts import DAMAGED, OTHER, SAME, THEIRS
 
@@ -55,6 +57,11 @@ def names(cases: tuple[Case, ...]) -> list[str]:
 def test_there_are_as_many_architectures_as_promised() -> None:
     assert len(CARRIED) >= 25
     assert len(LOGITS) >= 12
+
+
+def test_every_architecture_by_hand_is_run() -> None:
+    by_hand = {case.model_type for case in BY_HAND if case.name in LOGITS}
+    assert {*DECODERS, *ENCODERS} - by_hand == set()
 
 
 @pytest.mark.parametrize("world", WORLDS)

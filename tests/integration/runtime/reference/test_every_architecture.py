@@ -20,7 +20,6 @@ from shardedmodel_runtime.sharding.families import FAMILIES
 ODD = "the default configuration has experts of 1,407 features, which two ranks cannot share"
 
 LEFT_OUT: Mapping[str, str] = {
-    "dbrx": "its default configuration is one of an older transformers",
     "deepseek_ocr2": ODD,
     "deepseek_ocr2_text": ODD,
     "deepseek_v2": ODD,
