@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
@@ -103,7 +104,7 @@ def instance(model_type: str) -> PreTrainedModel | None:
     made_by = model_class(model_type)
     if made_by is None:
         return None
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         return made_by(_config(model_type))
 
 

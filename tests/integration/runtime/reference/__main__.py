@@ -15,6 +15,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch.distributed as dist
 import transformers
 
 from tests.integration.runtime.reference.cases import BY_HAND, CARRIED, LOGITS, WORLDS, Case
-from tests.integration.runtime.reference.logits import difference
+from tests.integration.runtime.reference.logits import Whole
 from tests.integration.runtime.reference.shards import save_checkpoint, shard
 from tests.integration.runtime.reference.splitting import compare
 
@@ -31,6 +32,23 @@ CONTROL = "llama"
 """The case whose ranks also compute with each other's shards, which has to show."""
 
 Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One case, made ready for the ranks.
+
+    Args:
+        case: the case.
+        checkpoint: folder of its checkpoint.
+        layouts: their URIs, by the size of the group.
+        whole: its unsharded model, where the sharded one is run.
+    """
+
+    case: Case
+    checkpoint: Path
+    layouts: dict[int, str]
+    whole: Whole | None
 
 
 def main() -> None:
@@ -50,12 +68,9 @@ def main() -> None:
 
 def run(folder: Path, cases: list[Case]) -> list[Result]:
     """Results of every rank of every group, for every case."""
-    work: list[tuple[Case, Path, dict[int, str]]] = []
-    for number, case in enumerate(cases):
-        home = folder / f"{number}-{case.model_type}"
-        save_checkpoint(case, home / "checkpoint")
-        layouts = {world: shard(home / "checkpoint", world) for world in WORLDS}
-        work.append((case, home / "checkpoint", layouts))
+    work = [
+        _prepared(case, folder / f"{number}-{case.model_type}") for number, case in enumerate(cases)
+    ]
     context = multiprocessing.get_context("fork")
     results: list[Result] = []
     for world in WORLDS:
@@ -72,27 +87,31 @@ def run(folder: Path, cases: list[Case]) -> list[Result]:
     return results
 
 
-def _rank(
-    rank: int, world: int, folder: Path, work: list[tuple[Case, Path, dict[int, str]]], out: Path
-) -> None:
+def _prepared(case: Case, home: Path) -> Work:
+    checkpoint = home / "checkpoint"
+    save_checkpoint(case, checkpoint)
+    layouts = {world: shard(checkpoint, world) for world in WORLDS}
+    return Work(case, checkpoint, layouts, Whole(checkpoint) if case.name in LOGITS else None)
+
+
+def _rank(rank: int, world: int, folder: Path, work: list[Work], out: Path) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/group-{world}", rank=rank, world_size=world
     )
     results = []
-    for case, checkpoint, layouts in work:
-        result: Result = {"case": case.name, "world": world, "rank": rank}
+    for item in work:
+        result: Result = {"case": item.case.name, "world": world, "rank": rank}
+        layout = item.layouts[world]
         try:
-            if case in CARRIED:
-                verdicts = compare(case, checkpoint, layouts[world], rank, world)
+            if item.case in CARRIED:
+                verdicts = compare(item.case, item.checkpoint, layout, rank, world)
                 result |= {"verdicts": verdicts}
-            if case.name in LOGITS:
-                result["difference"], result["largest"] = difference(
-                    checkpoint, layouts[world], rank
-                )
-            if case.name == CONTROL:
-                other = (rank + 1) % world
-                result["swapped"], _ = difference(checkpoint, layouts[world], other)
+            if item.whole is not None:
+                result["difference"], result["largest"] = item.whole.difference(layout, rank)
+                if item.case.name == CONTROL:
+                    other = (rank + 1) % world
+                    result["swapped"], _ = item.whole.difference(layout, other)
         except Exception:  # noqa: BLE001 - it is the result, and the other cases go on
             result["error"] = traceback.format_exc()
         results.append(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,30 @@ OUTPUTS = ("logits", "logits_per_text", "last_hidden_state")
 """What models give; the first of these that one has is compared."""
 
 
-def difference(folder: Path, layout_uri: str, rank: int) -> tuple[float, float]:
-    """How far the logits are from the unsharded model's.
+class Whole:
+    """An unsharded model and what it gives, made once: ranks are forked and have it.
 
-    Returns:
-        The largest absolute difference, and the largest absolute logit.
+    Args:
+        folder: of its checkpoint.
     """
-    held, cuts = read_shards(layout_uri, rank)
-    model = load_whole(folder)
-    expected = _outputs(model)
-    names = Names(model)
-    by_parameter = {names.of(name): cut for name, cut in cuts.items()}
-    ParallelModel(names.fused(held), by_parameter).take_over(model)
-    found = _outputs(model)
-    return float((found - expected).abs().max()), float(expected.abs().max())
+
+    def __init__(self, folder: Path) -> None:
+        self._model = load_whole(folder)
+        self._names = Names(self._model)
+        self._expected = _outputs(self._model)
+
+    def difference(self, layout_uri: str, rank: int) -> tuple[float, float]:
+        """How far the logits are of the model that is sharded as in a layout.
+
+        Returns:
+            The largest absolute difference, and the largest absolute logit.
+        """
+        held, cuts = read_shards(layout_uri, rank)
+        by_parameter = {self._names.of(name): cut for name, cut in cuts.items()}
+        model = deepcopy(self._model)
+        ParallelModel(self._names.fused(held), by_parameter).take_over(model)
+        found = _outputs(model)
+        return float((found - self._expected).abs().max()), float(self._expected.abs().max())
 
 
 @torch.no_grad()
