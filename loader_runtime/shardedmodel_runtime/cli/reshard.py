@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_layout(parser, is_source=True)
     common.add_storage(parser)
     common.add_sharding(parser)
+    parser.set_defaults(rules=None)
     common.add_unmatched(parser)
     common.add_json(parser)
 
@@ -56,13 +57,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace, manifest: Manifest) -> ShardRequest:
-    """Ask for what the checkpoint itself would be asked for; a cast layout stays cast."""
+    """Ask for what the checkpoint itself would be asked for.
+
+    A cast layout stays cast, and the rules that it was cut with count, unless others are given.
+    """
+    given = arguments.rules
     return ShardRequest(
         source_uri=manifest.source.uri,
         storage_uri=arguments.storage,
         parallelism=common.parallelism_of(arguments),
         dtype=manifest.dtype if arguments.dtype == KEEP_DTYPE else arguments.dtype,
         revision=manifest.source.revision,
-        rules=parse_rules(arguments.rules),
+        rules=manifest.user_rules if given is None else parse_rules(given),
         allow_unmatched=arguments.allow_unmatched,
     )

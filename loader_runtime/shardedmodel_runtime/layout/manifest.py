@@ -9,7 +9,7 @@ it is used (``layout/proof.py``): sizes, blocks, keys, and that every rank gets 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -34,6 +34,7 @@ from shardedmodel_runtime.naming import (
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism, RankCoordinate
 from shardedmodel_runtime.report import Wire
 from shardedmodel_runtime.sharding.cuts import AxisCut, LocalPiece, TensorCut
+from shardedmodel_runtime.sharding.rules import VOCAB_MULTIPLE, Rule
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.uri import join_uri
 
@@ -156,6 +157,27 @@ class ManifestCut(Wire):
         )
 
 
+class ManifestRule(Wire):
+    """One of the user's rules; its fields are those of ``Rule``, which a plan checks by its use."""
+
+    match: str
+    strategy: str
+    transposed: bool = False
+    parts: list[str | int] = Field(default_factory=list)
+    inner: str = ""
+    uneven: Literal["refuse", "chunk"] = "refuse"
+    multiple: int = VOCAB_MULTIPLE
+
+    @classmethod
+    def of(cls, rule: Rule) -> ManifestRule:
+        """As it stands in a manifest."""
+        return cls(**asdict(rule))
+
+    def to_rule(self) -> Rule:
+        """As the rest of the runtime knows it."""
+        return Rule(**{**self.model_dump(), "parts": tuple(self.parts)})
+
+
 class LayoutObject(Wire):
     """One safetensors object and what is in it; a rank needs those whose ``ranks`` hold it.
 
@@ -200,6 +222,7 @@ class Manifest(Wire):
     parallelism: ManifestParallelism
     dtype: Literal["keep", "bfloat16", "float16", "float32"] = "keep"
     plan_digest: Name
+    rules: list[ManifestRule] = Field(default_factory=list)
     block_bytes: int = Field(ge=4096, le=2**30)
     block_algorithm: Literal["xxh3-128"]
     cuts: list[ManifestCut]
@@ -220,6 +243,11 @@ class Manifest(Wire):
     def degrees(self) -> Parallelism:
         """The degrees as the rest of the runtime knows them."""
         return Parallelism(**self.parallelism.model_dump())
+
+    @cached_property
+    def user_rules(self) -> tuple[Rule, ...]:
+        """The user's rules that it was cut with, before the built-in ones."""
+        return tuple(rule.to_rule() for rule in self.rules)
 
     @cached_property
     def distinct_cuts(self) -> tuple[TensorCut, ...]:
@@ -272,8 +300,12 @@ class Manifest(Wire):
         return sum(layout_object.bytes for layout_object in self.objects_of(rank))
 
     def to_bytes(self) -> bytes:
-        """Serialise as it stands in storage."""
-        return self.to_json().encode()
+        """Serialise as it stands in storage: without rules where there are none.
+
+        Releases that know no rules of layouts then read those that were cut without any.
+        """
+        without = set() if self.rules else {"rules"}
+        return self.model_dump_json(by_alias=True, exclude=without).encode()
 
     @classmethod
     def parse(cls, data: bytes, where: str = MANIFEST_KEY) -> Manifest:

@@ -22,6 +22,7 @@ from shardedmodel_runtime.layout.manifest import (
     Manifest,
     ManifestCut,
     ManifestParallelism,
+    ManifestRule,
     ManifestSource,
 )
 from shardedmodel_runtime.layout.objects import PlannedObject, plan_objects
@@ -285,6 +286,7 @@ def make_manifest(
         parallelism=ManifestParallelism(**plan.parallelism.as_dict()),
         dtype=plan.dtype,
         plan_digest=plan.digest(),
+        rules=[ManifestRule.of(rule) for rule in plan.rules],
         block_bytes=BLOCK_BYTES,
         block_algorithm=BLOCK_ALGORITHM,
         cuts=[ManifestCut.of(cut) for cut in plan.kinds],

@@ -119,7 +119,11 @@ class _Saving:
         self._loaded_manifest = manifest
         self._degrees = manifest.degrees
         self._plan = ShardingPlan(
-            manifest.degrees, manifest.source.model_type, manifest.tensors, dtype=manifest.dtype
+            manifest.degrees,
+            manifest.source.model_type,
+            manifest.tensors,
+            dtype=manifest.dtype,
+            rules=manifest.user_rules,
         )
 
     def run(self) -> Manifest:

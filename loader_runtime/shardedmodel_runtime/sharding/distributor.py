@@ -95,6 +95,7 @@ class WeightDistributor:
             {name: cuts[name] for name in metadata.tensors},
             unmatched,
             self.dtype,
+            self.rules,
         )
         self._refuse_too_much_unmatched(metadata, plan)
         self._refuse_idle_experts(plan)

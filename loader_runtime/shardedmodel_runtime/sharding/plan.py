@@ -10,6 +10,7 @@ from functools import cached_property
 from shardedmodel_runtime.naming import canonical_json
 from shardedmodel_runtime.parallelism import Parallelism, RankCoordinate
 from shardedmodel_runtime.sharding.cuts import TensorCut
+from shardedmodel_runtime.sharding.rules import Rule
 
 KEEP_DTYPE = "keep"
 """Every tensor keeps its own dtype, so that every bit is its own."""
@@ -25,6 +26,7 @@ class ShardingPlan:
         cuts: how each tensor is cut; tensors that are cut alike share one object.
         unmatched: tensors that no rule named and that are replicated for want of one.
         dtype: what floating-point tensors are cast to, or ``keep``.
+        rules: the user's own that it was made with, for those who cut the layout anew.
     """
 
     parallelism: Parallelism
@@ -32,6 +34,7 @@ class ShardingPlan:
     cuts: Mapping[str, TensorCut]
     unmatched: tuple[str, ...] = ()
     dtype: str = KEEP_DTYPE
+    rules: tuple[Rule, ...] = ()
 
     @cached_property
     def kinds(self) -> tuple[TensorCut, ...]:

@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 
 from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, StorageError
-from shardedmodel_runtime.layout.manifest import Manifest, block_spans, read_manifest
+from shardedmodel_runtime.layout.manifest import (
+    Manifest,
+    ManifestRule,
+    block_spans,
+    read_manifest,
+)
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
+from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.opening import open_store
 from tests.builders_rank_layout import LAYOUT_HASH, write_layout
 
@@ -82,6 +88,15 @@ def test_it_is_written_as_it_was_read() -> None:
     assert Manifest.parse(manifest.to_bytes()) == manifest
 
 
+def test_rules_stand_in_it_where_there_are_some() -> None:
+    rules = (Rule("*.w", "packed", parts=("query", "key")), Rule("*.v", "vocab", multiple=8))
+    written = [ManifestRule.of(rule).model_dump(by_alias=True) for rule in rules]
+    manifest = parse({**document(), "rules": written})
+    assert manifest.user_rules == rules
+    assert Manifest.parse(manifest.to_bytes()) == manifest
+    assert b'"rules"' not in parse({**document(), "rules": []}).to_bytes()
+
+
 def test_a_rank_needs_its_own_objects_and_the_common_ones() -> None:
     keys = [item.key for item in parse(document()).objects_of(1)]
     assert keys == ["tp-00001-of-00002/part-00000.safetensors", "common/part-00000.safetensors"]
@@ -107,6 +122,10 @@ def own(fields: dict[str, Any]) -> dict[str, Any]:
 def halves(fields: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = fields["cuts"][0]["axes"][0]
     return chosen
+
+
+def rule(**fields: Any) -> dict[str, Any]:
+    return {"match": "*", "strategy": "row", **fields}
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -141,6 +160,11 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: d["tensors"].append(["w", 0]), "two have the same name"),
         (lambda d: d["tensors"].append(["v", 2]), "'v' has cut 2 of 2"),
         (lambda d: d["tensors"].append(["v", 1]), "'v' 0 times, not 1"),
+        (lambda d: d.update(rules=1), "rules"),
+        (lambda d: d.update(rules=[{"match": "*"}]), r"rules\.0\.strategy"),
+        (lambda d: d.update(rules=[rule(dim=1)]), r"rules\.0\.dim"),
+        (lambda d: d.update(rules=[rule(parts=[[1]])]), r"rules\.0\.parts\.0"),
+        (lambda d: d.update(rules=[rule(uneven="guess")]), r"rules\.0\.uneven"),
         (lambda d: d["cuts"][0].update(dtype="F7"), r"cuts.0 \(column\): dtype 'F7'"),
         (lambda d: d["cuts"][0].update(shape=[9]), "do not cover dimension 0 of size 9"),
         (lambda d: d["cuts"][0].update(shape=[7]), "end at 8 of 7"),

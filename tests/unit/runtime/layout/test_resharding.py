@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardedmodel_runtime.cli import main
 from shardedmodel_runtime.errors import ChecksumMismatch, LayoutError, NotFound, StorageError
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
@@ -106,6 +108,70 @@ def test_stages_and_experts_are_cut_anew(
     first = cut("first", before, "keep")
     again = reshard(first, (tmp_path / "a").as_uri(), 0, after, rules=EXPERTS, dtype=dtype)
     assert files_of(again.manifest_uri.removesuffix("/manifest.json")) == files_of(direct)
+
+
+OWN = (
+    Rule("*.mlp.gate_proj.weight", "replicate"),
+    Rule("*.mlp.up_proj.weight", "row"),
+    Rule("lm_head.weight", "vocab", multiple=16),
+    Rule("*.input_layernorm.weight", "column"),
+    Rule("*.layers.1.self_attn.q_proj.weight", "heads", parts=("query",)),
+)
+"""Rules that cut otherwise than the built-in ones."""
+
+
+def run_reshard(layout: str, storage: Path, *arguments: str) -> str:
+    """The command; returns the new layout's address."""
+    assert main(["reshard", layout, storage.as_uri(), *arguments]) == 0
+    (found,) = storage.glob("*")
+    return found.as_uri()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Parallelism(4), Parallelism(8)),
+        (Parallelism(8), Parallelism(2)),
+        (Parallelism(2), Parallelism(2, pipeline=2)),
+    ],
+    ids=["tensor 4 to 8", "tensor 8 to 2", "pipeline 1 to 2"],
+)
+def test_a_layout_remembers_the_rules_it_was_cut_with(
+    tmp_path: Path, checkpoint: Checkpoint, before: Parallelism, after: Parallelism
+) -> None:
+    _, _, first = shard(checkpoint.uri, (tmp_path / "first").as_uri(), before, rules=OWN)
+    _, manifest, direct = shard(checkpoint.uri, (tmp_path / "direct").as_uri(), after, rules=OWN)
+    _, other, _ = shard(checkpoint.uri, (tmp_path / "other").as_uri(), after)
+    assert manifest.layout_hash != other.layout_hash
+    degrees = ("--tensor", str(after.tensor), "--pipeline", str(after.pipeline))
+    again = run_reshard(first, tmp_path / "again", *degrees)
+    assert files_of(again) == files_of(direct)
+    with open_store(again) as store:
+        assert read_manifest(store).user_rules == OWN
+
+
+@pytest.mark.parametrize("given", [(), (Rule("lm_head.weight", "replicate"),)], ids=["no", "one"])
+def test_rules_that_are_given_replace_those_of_the_layout(
+    tmp_path: Path, checkpoint: Checkpoint, given: tuple[Rule, ...]
+) -> None:
+    _, _, first = shard(checkpoint.uri, (tmp_path / "first").as_uri(), 4, rules=OWN)
+    _, _, direct = shard(checkpoint.uri, (tmp_path / "direct").as_uri(), 2, rules=given)
+    text = json.dumps([asdict(rule) for rule in given])
+    again = run_reshard(first, tmp_path / "again", "--tensor", "2", "--rules", text)
+    assert files_of(again) == files_of(direct)
+
+
+def test_rules_of_a_layout_are_checked_like_the_users(
+    tmp_path: Path, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, manifest, first = shard(checkpoint.uri, (tmp_path / "first").as_uri(), 4, rules=OWN)
+    path = Path(first.removeprefix("file://")) / "manifest.json"
+    data = json.loads(manifest.to_bytes())
+    data["rules"][0]["strategy"] = "diagonal"
+    path.write_text(json.dumps(data))
+    assert main(["reshard", first, (tmp_path / "again").as_uri(), "--tensor", "2"]) == 2
+    assert "unknown strategy 'diagonal'" in capsys.readouterr().err
+    assert not list(tmp_path.glob("again/*"))
 
 
 def test_a_cast_layout_is_cut_anew_as_it_is(tmp_path: Path, mixture: str) -> None:
