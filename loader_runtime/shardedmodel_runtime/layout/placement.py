@@ -8,7 +8,8 @@ have to list 700,000 pieces where a large model has them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 from shardedmodel_runtime.formats.dtypes import alignment
 from shardedmodel_runtime.sharding.cuts import LocalPiece, TensorCut
@@ -17,9 +18,10 @@ Run = tuple[int, int]
 """Tensors ``[first, stop)`` by their number in the checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedTensor:
+class PlacedTensor(NamedTuple):
     """One tensor's piece in an object.
+
+    A tuple, because objects of large models hold hundreds of thousands of them.
 
     Args:
         name: of the tensor.
@@ -47,7 +49,10 @@ class PlacedTensor:
 def writing_order(cuts: Mapping[str, TensorCut]) -> list[str]:
     """Order tensors as they lie in every object: by falling alignment, then as they came."""
     widths = {dtype: alignment(dtype) for dtype in {cut.dtype for cut in cuts.values()}}
-    return sorted(cuts, key=lambda name: -widths[cuts[name].dtype])
+    names: dict[int, list[str]] = {width: [] for width in sorted(widths.values(), reverse=True)}
+    for name, cut in cuts.items():
+        names[widths[cut.dtype]].append(name)
+    return list(chain.from_iterable(names.values()))
 
 
 class PieceCache:
@@ -84,9 +89,9 @@ def place_tensors(
     piece_of = PieceCache(tensor, expert)
     position = 0
     for name, cut in tensors:
-        placed = PlacedTensor(name, cut, piece_of(cut), position)
-        position = placed.end
-        yield placed
+        piece = piece_of(cut)
+        yield PlacedTensor(name, cut, piece, position)
+        position += piece.nbytes
 
 
 def runs_of(numbers: Iterable[int]) -> list[Run]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate
 from operator import mul
 
@@ -10,6 +13,7 @@ import torch
 
 from shardedmodel_runtime.formats.dtypes import alignment
 from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest
+from shardedmodel_runtime.sharding.cuts import LocalPiece
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -50,44 +54,64 @@ def tensor_views(
         Each tensor in its rank's shape. A tensor of a sub-byte dtype is its raw bytes, one-
         dimensional ``uint8``.
     """
-    typed = _TypedArena(arena)
-    return {
-        placed.name: typed.view(
-            placed.cut.dtype, placed.piece.shape, item.data_start + placed.start, placed.nbytes
-        )
-        for placed in manifest.placed(item)
-    }
+    elements_of = _elements(arena)
+    forms: dict[int, _Form] = {}
+    views: dict[str, torch.Tensor] = {}
+    with _without_collecting():
+        for name, cut, piece, start in manifest.placed(item):
+            form = forms.get(id(cut))  # by identity: there are few, and comparing them takes long
+            if form is None:
+                form = forms[id(cut)] = _form_of(cut.dtype, piece, elements_of)
+            make, shape, strides, width, first = form
+            views[name] = make(shape, strides, first + (item.data_start + start) // width)
+    return views
 
 
-class _TypedArena:
-    """An arena as elements of every dtype, so that a tensor costs one call of torch's.
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Let the garbage collector rest.
+
+    A hundred thousand new tensors, none of which is garbage, set it off so often that it takes as
+    long as making them.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+_Form = tuple[Callable[..., torch.Tensor], tuple[int, ...], tuple[int, ...], int, int]
+"""What tensors that are cut alike share: what makes them of shape, strides and offset; shape and
+strides; the bytes of an element; and the arena's own offset, in elements."""
+
+
+def _elements(arena: torch.Tensor) -> Callable[[str], torch.Tensor]:
+    """Give an arena as elements of a dtype, so that a tensor costs one call of torch's.
 
     Slicing, viewing and reshaping take six microseconds together, which is most of the time of a
     rank that holds a hundred thousand small tensors.
     """
 
-    def __init__(self, arena: torch.Tensor) -> None:
-        self._arena = arena
-        self._elements: dict[str, tuple[torch.Tensor, int]] = {}
-
-    def view(self, dtype: str, shape: tuple[int, ...], start: int, nbytes: int) -> torch.Tensor:
-        """Give the tensor whose first byte is ``start``; raw bytes of a dtype not torch's."""
+    @cache
+    def elements(dtype: str) -> torch.Tensor:
         if dtype not in TORCH_DTYPES:
-            return self._arena[start : start + nbytes]
-        elements, width = self._elements_of(dtype)
-        offset = elements.storage_offset() + start // width
-        return elements.as_strided(shape, contiguous_strides(shape), offset)
+            return arena
+        width = alignment(dtype)
+        return arena[: len(arena) // width * width].view(TORCH_DTYPES[dtype])
 
-    def _elements_of(self, dtype: str) -> tuple[torch.Tensor, int]:
-        found = self._elements.get(dtype)
-        if found is None:
-            width = alignment(dtype)
-            whole = self._arena[: len(self._arena) // width * width]
-            found = self._elements[dtype] = whole.view(TORCH_DTYPES[dtype]), width
-        return found
+    return elements
 
 
-@lru_cache(maxsize=4096)
+def _form_of(dtype: str, piece: LocalPiece, elements_of: Callable[[str], torch.Tensor]) -> _Form:
+    elements = elements_of(dtype)
+    shape = piece.shape if dtype in TORCH_DTYPES else (piece.nbytes,)
+    strides, width = contiguous_strides(shape), elements.element_size()
+    return elements.as_strided, shape, strides, width, elements.storage_offset()
+
+
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Elements between neighbours in each dimension of a dense tensor, the last one first."""
     steps = accumulate((max(1, size) for size in reversed(shape[1:])), mul, initial=1)

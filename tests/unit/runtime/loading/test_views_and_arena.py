@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -92,3 +93,18 @@ def test_a_view_is_the_tensor_wherever_the_arena_lies_in_its_storage(tmp_path: P
     assert torch.equal(views["b"], tensors["b"])
     views["b"][0] = 7
     assert arena[-10:-8].view(torch.float16)[0] == 7
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_making_tensors_leaves_the_garbage_collector_as_it_was(
+    tmp_path: Path, collects: bool
+) -> None:
+    layout = write_layout(tmp_path, 1, {"t": torch.ones(2)})
+    [item] = layout.manifest.objects
+    was_on = gc.isenabled()
+    (gc.enable if collects else gc.disable)()
+    try:
+        tensor_views(layout.manifest, item, torch.empty(item.bytes, dtype=torch.uint8))
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if was_on else gc.disable)()
