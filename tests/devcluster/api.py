@@ -63,6 +63,22 @@ class Api:
         body = json.dumps(operations).encode()
         self._open(path, "PATCH", body, "application/json-patch+json").close()
 
+    def create(self, path: str, body: dict[str, Any]) -> None:
+        """Creates an object in a list.
+
+        Raises:
+            ApiError: The server refused it.
+        """
+        self._open(path, "POST", json.dumps(body).encode(), "application/json").close()
+
+    def delete(self, path: str) -> None:
+        """Deletes an object.
+
+        Raises:
+            ApiError: The server refused it.
+        """
+        self._open(path, "DELETE").close()
+
     def watch(self, path: str, version: str, seconds: int) -> Iterator[dict[str, Any]]:
         """Yields the events after a version, until the server ends the watch.
 

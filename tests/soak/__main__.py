@@ -24,7 +24,8 @@ from tests.soak.observer import Observer
 from tests.soak.report import Outcome
 from tests.soak.script import Script, draw
 from tests.soak.site import Site, site
-from tests.soak.state import Object, State
+from tests.soak.state import Object, State, name_of
+from tests.soak.stream import Stream
 
 SETTLE_SECONDS = 720.0
 """The longest that a cluster may take to come to rest: the kubelet's and the Jobs' back-off of five
@@ -75,6 +76,8 @@ def _soak(made: Site, script: Script) -> Outcome:
         stopped = time.monotonic()
         state, found = _settle(made, script, say)
         settled = time.monotonic() - stopped
+        say("a stream of changes; memory is judged by it")
+        found += _stream(made, state, observer, say)
     models = state.of("ShardedModel")
     events = made.cluster.api.get(f"/api/v1/namespaces/{DEMO_NAMESPACE}/events")["items"]
     with made.store() as store:
@@ -110,6 +113,17 @@ def _settle(made: Site, script: Script, say: Say) -> tuple[State, list[str]]:
             if found and found != before:
                 say(f"{len(found)} findings left, such as: {found[0]}")
     return state, found
+
+
+def _stream(made: Site, state: State, observer: Observer, say: Say) -> list[str]:
+    """Change the models that came to rest; gives what went wrong."""
+    api = made.cluster.api
+    at_rest = [name_of(model) for model in state.of("ShardedModel")]
+    try:
+        say(f"{Stream(api, at_rest).run(observer.handled)} changes are answered")
+    except ApiError as error:
+        return [f"stream of changes: {error}"]
+    return []
 
 
 def _counted(events: Sequence[Object]) -> Counter[str]:

@@ -58,7 +58,8 @@ class Observer:
             try:
                 phases = self._look()
                 if looks % SAMPLE_LOOKS == 0:
-                    self._sample()
+                    for life, size in self._sizes():
+                        life.samples.append((round(self.seconds, 1), size))
             except ApiError:
                 self.missed += 1
                 continue
@@ -71,13 +72,17 @@ class Observer:
         self.history.look(models)
         return Counter((model.get("status") or {}).get("phase", "New") for model in models)
 
-    def _sample(self) -> None:
+    def handled(self, count: int) -> None:
+        """Note what each operator holds after so many changes of the stream."""
+        for life, size in self._sizes():
+            life.handled.append((count, size))
+
+    def _sizes(self) -> Iterator[tuple[Life, int]]:
         for pod in self._faults.operators():
             name = pod["metadata"]["name"]
             for pid in self._faults.cluster.pod_processes(pod["metadata"]["uid"]):
                 if size := resident_bytes(pid):
-                    life = self.lives.setdefault((name, pid), Life(name, pid))
-                    life.samples.append((round(self.seconds, 1), size))
+                    yield self.lives.setdefault((name, pid), Life(name, pid)), size
 
     def _line(self, phases: Counter[str]) -> str:
         told = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items()))

@@ -86,6 +86,8 @@ def _life(life: Life) -> dict[str, Any]:
         told["warmMiB"] = _mib(life.warm[0][1])
     if life.judged:
         told["slopeMiBPerMinute"] = round(life.bytes_per_minute / MIB, 3)
+    if (by_change := life.bytes_per_change) is not None:
+        told["slopeKiBPerChange"] = round(by_change / 1024, 2)
     return told
 
 
@@ -115,8 +117,9 @@ def as_markdown(told: Mapping[str, Any]) -> str:
         "",
         f"Objects at the end: {_listed(told['objects'])}. Layouts: {_listed(told['layouts'])}.",
         "",
-        "| operator | alive (s) | start (MiB) | after warm-up | end | most | slope (MiB/min) |",
-        "|---|---|---|---|---|---|---|",
+        "| operator | alive (s) | start (MiB) | after warm-up | end | most | slope (MiB/min) "
+        "| slope (KiB/change) |",
+        "|---|---|---|---|---|---|---|---|",
         *(_operator_row(life) for life in told["operators"]),
         "",
         "Findings: " + ("none." if not told["findings"] else ""),
@@ -141,5 +144,6 @@ def _listed(counts: Mapping[str, int]) -> str:
 def _operator_row(life: Mapping[str, Any]) -> str:
     figures = [life.get(key, "-") for key in ("startMiB", "warmMiB", "endMiB", "mostMiB")]
     alive = f"{life['from']:.0f} to {life['to']:.0f}"
-    cells = [life["pod"], alive, *figures, life.get("slopeMiBPerMinute", "-")]
+    slopes = [life.get(key, "-") for key in ("slopeMiBPerMinute", "slopeKiBPerChange")]
+    cells = [life["pod"], alive, *figures, *slopes]
     return f"| {' | '.join(map(str, cells))} |"

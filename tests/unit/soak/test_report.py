@@ -22,7 +22,7 @@ def outcome(*findings: str) -> Outcome:
         models=[ready(CHOICE).model],
         settle_seconds=12.34,
         findings=findings,
-        lives=[Life("operator-0", 1, samples)],
+        lives=[Life("operator-0", 1, samples, [(count, 100 * MIB) for count in range(0, 601, 20)])],
         objects={"Pod": 5, "ConfigMap": 0},
         layouts={"passing": 1},
         events=Counter({"Ready": 2}),
@@ -44,11 +44,8 @@ def test_the_json_says_what_was_asked_for_and_what_came_of_it() -> None:
 
 def test_the_json_has_the_memory_of_each_operator_and_its_slope() -> None:
     [operator] = as_json(outcome(), "2026-11-23")["operators"]
-    assert (operator["startMiB"], operator["endMiB"], operator["slopeMiBPerMinute"]) == (
-        100,
-        100,
-        0,
-    )
+    assert (operator["startMiB"], operator["endMiB"]) == (100, 100)
+    assert (operator["slopeMiBPerMinute"], operator["slopeKiBPerChange"]) == (0, 0)
 
 
 def test_the_page_says_how_to_have_the_run_again() -> None:
