@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,9 @@ from shardedmodel_operator.settings import Settings
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without what the tests themselves are told, which is no setting of the operator's.
+    for name in [name for name in os.environ if name.startswith("SHARDEDMODEL_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("SHARDEDMODEL_RUNTIME_IMAGE", "runtime:1")
     monkeypatch.setattr(logs, "configure", lambda *_: None)
 
