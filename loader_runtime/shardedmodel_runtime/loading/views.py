@@ -109,7 +109,7 @@ def _form_of(dtype: str, piece: LocalPiece, elements_of: Callable[[str], torch.T
     elements = elements_of(dtype)
     shape = piece.shape if dtype in TORCH_DTYPES else (piece.nbytes,)
     strides, width = contiguous_strides(shape), elements.element_size()
-    return elements.as_strided, shape, strides, width, elements.storage_offset()
+    return elements.as_strided, shape, strides, width, int(elements.storage_offset())
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
