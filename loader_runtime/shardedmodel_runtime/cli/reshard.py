@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
+from shardedmodel_runtime.cli.progress import ProgressLine
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.cli.running import print_summary, progress_line, stopped_by_signals
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.resharding import LayoutSource
-from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 
 
@@ -27,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify the layout, then cut it anew; a layout that is there already is found in seconds.
+    """Cut the layout anew, checking it on the way; one that is there already is found in seconds.
 
     Raises:
         ConfigurationError: the parallelism or a rule does not fit the model.
@@ -36,21 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
     """
     with common.opener(arguments, "source")(arguments.layout) as layout:
         manifest = read_manifest(layout)
-        verified = ByteCount()
-        source = LayoutSource(layout, manifest, partial(verify_layout, progressed=verified.add))
+        source = LayoutSource(layout, manifest)
         job = ShardJob(
             _request(arguments, manifest),
             lambda uri: source,
             common.opener(arguments, "storage"),
             read_metadata=lambda store: source.metadata(),
+            settle=source.settle,
         )
-
-        def line() -> str:
-            if 0 < verified.bytes < manifest.total_bytes:
-                return f"{megabytes(verified.bytes)} of {megabytes(manifest.total_bytes)} verified"
-            return progress_line(job)
-
-        with stopped_by_signals(job), ProgressLine(line):
+        with stopped_by_signals(job), ProgressLine(lambda: progress_line(job)):
             summary = job.run()
     print_summary(summary, as_json=arguments.json)
     return 0

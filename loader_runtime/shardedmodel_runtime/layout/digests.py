@@ -38,6 +38,11 @@ class ObjectDigest:
             if self._in_block == self._block_bytes:
                 self._close_block()
 
+    @property
+    def blocks(self) -> list[str]:
+        """Checksums of the blocks that are complete, in hex."""
+        return self._blocks
+
     def finish(self) -> tuple[str, list[str]]:
         """Give the SHA-256 of the whole and the blocks' checksums, in hex; to be called once."""
         if self._in_block:

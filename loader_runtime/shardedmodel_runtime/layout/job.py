@@ -87,6 +87,9 @@ class ShardJob:
         open_source: opens a store at the source's URI, with the source's credentials.
         open_storage: the same for the storage.
         read_metadata: tells what there is in that source.
+        settle: sees that all that was read of the source is sound, before a layout is made of it.
+            Until then no object counts as finished, so whoever resumes makes all of them again;
+            and the source is read in order. None: the source is taken as it is read.
     """
 
     def __init__(
@@ -95,11 +98,13 @@ class ShardJob:
         open_source: Callable[[str], ReadableStore],
         open_storage: Callable[[str], ObjectStore],
         read_metadata: Callable[[ReadableStore], CheckpointMetadata] = CheckpointMetadata.read,
+        settle: Callable[[], None] | None = None,
     ) -> None:
         self._request = request
         self._open_source = open_source
         self._open_storage = open_storage
         self._read_metadata = read_metadata
+        self._settle = settle
         self._started = time.monotonic()
         self._stop = threading.Event()
         self._saver: CheckpointSaver | None = None
@@ -164,7 +169,9 @@ class ShardJob:
                 )
                 uri = join_uri(storage.uri, name)
             with self._open_storage(uri) as layout:
-                saver = CheckpointSaver(layout, plan, name, stop=self._stop)
+                saver = CheckpointSaver(
+                    layout, plan, name, stop=self._stop, leave_records=self._settle is None
+                )
                 found = find_layout(layout, name, plan)
                 before = source.bytes_read
                 manifest = found or self._make(source, metadata, plan, saver)
@@ -195,7 +202,11 @@ class ShardJob:
         saver.find_finished()
         self._begin(saver)
         try:
-            Presharder(source, metadata, plan, saver).run(self._unfinished(saver))
+            in_order = self._settle is not None
+            presharder = Presharder(source, metadata, plan, saver, in_order=in_order)
+            presharder.run(self._unfinished(saver))
+            if self._settle is not None:
+                self._settle()
             if self._request.workers > 1:
                 saver.find_finished()
             if saver.missing():  # or the records are gone, because another has committed

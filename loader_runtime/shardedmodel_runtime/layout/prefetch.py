@@ -22,6 +22,7 @@ def read_ahead(
     digests: Mapping[str, str],
     *,
     chunk_bytes: int = READ_CHUNK_BYTES,
+    in_order: bool = False,
 ) -> Generator[memoryview, None, None]:
     """Yield the bytes of each piece of each read, in order.
 
@@ -30,6 +31,7 @@ def read_ahead(
         reads: what to read, none longer than ``chunk_bytes``.
         digests: the state of each object that the plan was made from.
         chunk_bytes: size of each of the ``READS_AHEAD + 1`` buffers.
+        in_order: begin a read when the one before it is done.
 
     Yields:
         The bytes of one piece, valid until the next is asked for.
@@ -41,7 +43,7 @@ def read_ahead(
     pool = BufferPool((READS_AHEAD + 1) * chunk_bytes)
     upcoming = iter(reads)
     pending: deque[tuple[SourceRead, bytearray, Future[None]]] = deque()
-    executor = ThreadPoolExecutor(READS_AHEAD, thread_name_prefix="read")
+    executor = ThreadPoolExecutor(1 if in_order else READS_AHEAD, thread_name_prefix="read")
 
     def start_next() -> None:
         read = next(upcoming, None)

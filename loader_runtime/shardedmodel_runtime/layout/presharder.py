@@ -49,6 +49,7 @@ class Presharder:
         plan: how each tensor is cut; the saver was made from the same plan.
         saver: where the pieces go.
         chunk_bytes: largest ranged read.
+        in_order: read one range after the other, for a source that wants it so.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Presharder:
         saver: CheckpointSaver,
         *,
         chunk_bytes: int = READ_CHUNK_BYTES,
+        in_order: bool = False,
     ) -> None:
         self._source = source
         self._metadata = metadata
         self._plan = plan
         self._saver = saver
         self._chunk_bytes = chunk_bytes
+        self._in_order = in_order
         self._digests = {item.key: item.digest for item in metadata.objects}
 
     def run(self, objects: Sequence[PlannedObject] | None = None) -> None:
@@ -115,7 +118,13 @@ class Presharder:
             for piece in step.pieces
         )
         reads = source_reads(placed, self._chunk_bytes)
-        data = read_ahead(self._source, reads, self._digests, chunk_bytes=self._chunk_bytes)
+        data = read_ahead(
+            self._source,
+            reads,
+            self._digests,
+            chunk_bytes=self._chunk_bytes,
+            in_order=self._in_order,
+        )
         try:
             for step in for_cutting:
                 _cut_tensor(step, data, sink)

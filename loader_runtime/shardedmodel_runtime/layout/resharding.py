@@ -1,19 +1,20 @@
 """A layout as the checkpoint that it was cut from, so that it can be cut anew without that.
 
 The tensors stand in one row, as in a single file; a ranged read of it is put together from the
-pieces that ranks hold. Copies are read once, and pad never counts. Names and digests are those of
-the original source: the same checkpoint cut for the same ranks is the same layout, whichever way.
+pieces that ranks hold; of copies one counts, and pad never does. The pieces lie in their objects in
+the order in which a pass over the row comes to them, so such a pass reads every object front to
+back, once, and checks it on the way. Names and digests are those of the original source: the same
+checkpoint cut for the same ranks is the same layout, whichever way.
 """
 
 from __future__ import annotations
 
-import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from types import TracebackType
 from typing import Self
 
@@ -24,10 +25,10 @@ from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
 from shardedmodel_runtime.errors import LayoutError, NotFound, excerpt
 from shardedmodel_runtime.formats.hf import CONFIG_BYTES_LIMIT, CONFIG_KEY, parse_config
 from shardedmodel_runtime.layout.assembling import Block, Holding, TensorAssembly
+from shardedmodel_runtime.layout.checking import CheckedObject
 from shardedmodel_runtime.layout.companions import read_companion
 from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, ManifestFile
 from shardedmodel_runtime.layout.placement import PieceCache, numbers_in
-from shardedmodel_runtime.layout.verification import Verification, verify_layout
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore, too_large
 from shardedmodel_runtime.storage.reading import Reading
@@ -36,8 +37,6 @@ from shardedmodel_runtime.storage.uri import join_uri
 READ_THREADS = 8
 """Pieces of one span that are read side by side: a span of 16 MiB lies in as many objects as
 there are tensor ranks, a small part in each, so latency is what is hidden."""
-
-Verify = Callable[[ObjectStore, Manifest], Verification]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +50,23 @@ class Stretch:
 
 
 class LayoutSource:
-    """A checkpoint to read, made of a layout; the layout is verified whole before its first use.
+    """A checkpoint to read, made of a layout; what was read is known to be sound once it settled.
 
     Args:
         layout: the layout's folder.
         manifest: the layout's manifest.
-        verify: reads the layout whole and says what is wrong with it.
 
     Raises:
         LayoutError: the layout does not say what it was cut from.
     """
 
-    def __init__(
-        self, layout: ObjectStore, manifest: Manifest, verify: Verify = verify_layout
-    ) -> None:
+    def __init__(self, layout: ObjectStore, manifest: Manifest) -> None:
         self.uri = layout.uri
         self._layout = layout
         self._manifest = manifest
-        self._verify = verify
-        self._verified: dict[str, str] | None = None
-        self._lock = threading.Lock()
+        self._checked = {
+            item.key: CheckedObject(layout, item, manifest.block_bytes) for item in manifest.objects
+        }
         self._files = {file.name: file for file in manifest.source.files}
         self._weights_key = _first_weights_key(manifest)
         sizes = [cut.nbytes for cut in manifest.tensors.values()]
@@ -80,7 +76,7 @@ class LayoutSource:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes received of the layout so far, those of its verification included."""
+        """Bytes received of the layout so far."""
         return self._layout.bytes_read
 
     @property
@@ -151,25 +147,33 @@ class LayoutSource:
 
         Raises:
             LayoutError: the layout is broken, or its pieces do not cover a tensor.
-            SourceChanged: an object changed since it was verified.
+            SourceChanged: an object changed since it was first read.
             StorageError: the layout cannot be read.
         """
-        digests = self._verified_digests()
         target = np.frombuffer(into, np.uint8)
 
-        def read(stretch: Stretch) -> None:
-            data = bytearray(stretch.stop - stretch.start)
-            self._layout.read_range(
-                stretch.key,
-                stretch.start,
-                memoryview(data),
-                digest=digests[stretch.key],
-                reading=reading,
-            )
-            for block in stretch.blocks:
-                _copy(block, data, block.start - stretch.start, target)
+        def read(of_object: list[Stretch]) -> None:
+            for stretch in of_object:
+                data = bytearray(stretch.stop - stretch.start)
+                checked = self._checked[stretch.key]
+                checked.read(stretch.start, memoryview(data), reading)
+                for block in stretch.blocks:
+                    _copy(block, data, block.start - stretch.start, target)
 
-        for _ in self._pool.map(read, stretches(self._blocks(start, start + len(into)))):
+        wanted = stretches(self._blocks(start, start + len(into)))
+        by_object = [list(of_object) for _, of_object in groupby(wanted, lambda each: each.key)]
+        for _ in self._pool.map(read, by_object):
+            pass
+
+    def settle(self) -> None:
+        """Read what no read has come to, and see that the whole layout is what it says.
+
+        Raises:
+            LayoutError: it is not; nothing that was read of it can be trusted.
+            SourceChanged: an object changed since it was first read.
+            StorageError: the layout cannot be read.
+        """
+        for _ in self._pool.map(CheckedObject.finish, self._checked.values()):
             pass
 
     def close(self) -> None:
@@ -186,15 +190,6 @@ class LayoutSource:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _verified_digests(self) -> dict[str, str]:
-        """The state of each object, pinned when all its bytes were held against the manifest."""
-        with self._lock:
-            if self._verified is None:
-                result = self._verify(self._layout, self._manifest)
-                result.raise_if_broken()
-                self._verified = result.digests
-            return self._verified
 
     def _blocks(self, start: int, stop: int) -> Iterator[Block]:
         """Where the bytes ``[start, stop)`` of the row of tensors lie."""

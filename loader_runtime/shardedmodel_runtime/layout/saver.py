@@ -120,6 +120,7 @@ class CheckpointSaver:
         buffer_bytes: budget of part buffers; what is written at a time follows from it.
         objects: the layout's objects; those of the plan where none are given.
         stop: once it is set, writing ends with ``Terminated`` and drops what is unfinished.
+        leave_records: of each finished object, so that whoever resumes does not make it again.
     """
 
     def __init__(
@@ -131,12 +132,14 @@ class CheckpointSaver:
         buffer_bytes: int = WRITE_BUFFER_BYTES,
         objects: Sequence[PlannedObject] | None = None,
         stop: threading.Event | None = None,
+        leave_records: bool = True,
     ) -> None:
         self.store = store
         self._plan = plan
         self.layout_hash = layout_hash
         self._buffer_bytes = buffer_bytes
         self._stop = stop or threading.Event()
+        self._leave_records = leave_records
         self.objects = tuple(plan_objects(plan) if objects is None else objects)
         self.order = {name: number for number, name in enumerate(writing_order(plan.cuts))}
         self._saved: dict[str, LayoutObject] = {}
@@ -253,7 +256,8 @@ class CheckpointSaver:
 
     def _open(self, planned: PlannedObject, part_bytes: int, uploads: Uploads) -> StreamingWriter:
         def published(sha256: str, blocks: list[str]) -> None:
-            leave_record(self.store, planned, sha256, blocks)
+            if self._leave_records:
+                leave_record(self.store, planned, sha256, blocks)
             self._saved[planned.key] = layout_object(planned, sha256, blocks)
 
         return StreamingWriter(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,15 @@ from hypothesis import strategies as st
 
 from shardedmodel_runtime.cli import main
 from shardedmodel_runtime.errors import ChecksumMismatch, LayoutError, NotFound, StorageError
+from shardedmodel_runtime.layout.checking import CheckedObject
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.resharding import LayoutSource
+from shardedmodel_runtime.layout.saver import CheckpointSaver
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ShardSummary
+from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.opening import open_store
 from tests.builders_checkpoint import llama_config, llama_shapes, write_checkpoint
@@ -39,6 +44,7 @@ def reshard(
             lambda uri: source,
             open_store,
             read_metadata=lambda store: source.metadata(),
+            settle=source.settle,
         )
         return job.run()
 
@@ -207,15 +213,47 @@ def test_a_layout_that_is_there_is_found_without_reading_weights(
     assert (summary.reused, summary.source_bytes_read) == (True, 0)
 
 
-def test_a_broken_layout_is_not_cut_anew(tmp_path: Path, checkpoint: Checkpoint) -> None:
+Spoil = Callable[[Path], object]
+
+
+def flip(place: int) -> Spoil:
+    def spoil(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (flip(-1), r"block 0 \(from byte 0\) differs"),
+        (flip(20), r"block 0 \(from byte 0\) differs"),
+        (lambda path: os.truncate(path, path.stat().st_size - 1), r"it has \d+ bytes, not"),
+        (lambda path: path.unlink(), "it is missing"),
+    ],
+    ids=["a bit of its data", "a bit of its header", "truncated", "missing"],
+)
+@pytest.mark.parametrize("number", [0, -1], ids=["first object", "last object"])
+def test_a_broken_layout_is_not_cut_anew(
+    tmp_path: Path, checkpoint: Checkpoint, number: int, spoil: Spoil, complaint: str
+) -> None:
     _, manifest, first = shard(checkpoint.uri, (tmp_path / "first").as_uri(), 4)
-    path = Path(first.removeprefix("file://")) / manifest.objects[0].key
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(LayoutError, match="objects are broken"):
-        reshard(first, (tmp_path / "again").as_uri(), 2)
-    assert not list(tmp_path.glob("again/*/manifest.json"))
+    path = Path(first.removeprefix("file://")) / manifest.objects[number].key
+    sound = path.read_bytes()
+    spoil(path)
+    storage = tmp_path / "again"
+    with pytest.raises(
+        LayoutError, match=rf"{manifest.objects[number].key} is broken: {complaint}"
+    ):
+        reshard(first, storage.as_uri(), 2)
+    assert not list(storage.glob("*/manifest.json"))
+    # What was made of it before it showed is not taken for finished when the layout is sound again.
+    path.write_bytes(sound)
+    _, _, direct = shard(checkpoint.uri, (tmp_path / "direct").as_uri(), 2)
+    again = reshard(first, storage.as_uri(), 2).manifest_uri.removesuffix("/manifest.json")
+    assert files_of(again) == files_of(direct)
 
 
 Opened = Callable[[int], tuple[LayoutSource, Manifest]]
@@ -228,6 +266,27 @@ def opened(tmp_path: Path, checkpoint: Checkpoint) -> Opened:
         return LayoutSource(open_store(uri), manifest), manifest
 
     return open_layout
+
+
+def test_a_block_is_compared_where_it_ends(opened: Opened) -> None:
+    source, manifest = opened(2)
+    item = manifest.objects[-1]
+    with open_store(source.uri) as store:
+        small = item.model_copy(update={"blocks": ["0" * 32] * -(-item.bytes // 4096)})
+        checked = CheckedObject(store, small, 4096)
+        checked.read(0, memoryview(bytearray(4095)))
+        with pytest.raises(LayoutError, match=r"block 0 .* differs"):
+            checked.read(4095, memoryview(bytearray(1)))
+
+
+def test_a_manifest_that_was_changed_shows(opened: Opened) -> None:
+    source, manifest = opened(2)
+    item = manifest.objects[0].model_copy(update={"sha256": "0" * 64})
+    with (
+        open_store(source.uri) as store,
+        pytest.raises(LayoutError, match="SHA-256 differs while every block agrees"),
+    ):
+        CheckedObject(store, item, manifest.block_bytes).finish()
 
 
 def test_every_span_reads_as_in_the_checkpoint(
@@ -251,13 +310,51 @@ def test_every_span_reads_as_in_the_checkpoint(
         check()
 
 
-def test_each_byte_of_the_layout_is_read_once_beyond_its_verification(opened: Opened) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Parallelism(4), Parallelism(8)),
+        (Parallelism(8), Parallelism(2)),
+        (Parallelism(8), Parallelism(1)),
+        (Parallelism(2), Parallelism(2, pipeline=2)),
+        (Parallelism(2, pipeline=2), Parallelism(4)),
+        (Parallelism(4, expert=4), Parallelism(2, pipeline=2, expert=2)),
+    ],
+)
+def test_each_byte_of_the_layout_is_read_once(
+    tmp_path: Path, mixture: str, before: Parallelism, after: Parallelism
+) -> None:
+    _, manifest, first = shard(mixture, (tmp_path / "first").as_uri(), before, rules=EXPERTS)
+    summary = reshard(first, (tmp_path / "again").as_uri(), 0, after, rules=EXPERTS)
+    assert not summary.reused
+    assert summary.source_bytes_read == manifest.total_bytes
+
+
+@pytest.mark.parametrize("chunk_bytes", [1000, 4096])
+@pytest.mark.parametrize("before", [Parallelism(4, expert=4), Parallelism(8, pipeline=2)])
+@pytest.mark.parametrize("after", [Parallelism(1), Parallelism(4, pipeline=2, expert=2)])
+def test_many_small_reads_read_each_byte_once(
+    tmp_path: Path, mixture: str, before: Parallelism, after: Parallelism, chunk_bytes: int
+) -> None:
+    _, manifest, first = shard(mixture, (tmp_path / "first").as_uri(), before, rules=EXPERTS)
+    again = open_store((tmp_path / "again").as_uri())
+    with open_store(first) as store, again, LayoutSource(store, manifest) as source:
+        metadata = source.metadata()
+        plan = WeightDistributor(after, EXPERTS).plan(metadata)
+        saver = CheckpointSaver(again, plan, "", leave_records=False)
+        told = store.bytes_read
+        Presharder(source, metadata, plan, saver, chunk_bytes=chunk_bytes, in_order=True).run()
+        source.settle()
+        assert store.bytes_read - told == manifest.total_bytes
+
+
+def test_what_is_asked_for_again_is_read_again(opened: Opened) -> None:
     source, manifest = opened(4)
     tensors = sum(cut.nbytes for cut in manifest.tensors.values())
-    source.read_range("", 0, memoryview(bytearray(1)))
-    verified = source.bytes_read
-    source.read_range("", 0, memoryview(bytearray(tensors)))
-    assert source.bytes_read - verified == tensors
+    for _ in range(2):
+        source.read_range("", 0, memoryview(bytearray(tensors)))
+    source.settle()
+    assert source.bytes_read == manifest.total_bytes + tensors
 
 
 def test_the_source_says_what_the_checkpoint_said(opened: Opened) -> None:
