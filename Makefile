@@ -86,10 +86,11 @@ bench: setup ## Measure the pre-shard Job's memory and bytes; writes benchmarks/
 	@$(BIN)/python -m benchmarks.presharder_throughput
 
 .PHONY: bench-loader
-bench-loader: setup ## Compare loaders on S3, a web server and files; writes benchmarks/, 15 minutes
+bench-loader: setup ## Compare loaders on S3, a web server and files; writes benchmarks/, 20 minutes
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
 	@$(BIN)/python -m benchmarks.loader
 	@$(BIN)/python -m benchmarks.scaling
+	@$(BIN)/python -m benchmarks.growth
 
 .PHONY: scale
 scale: setup ## Measure the operator with 10, 100 and 1,000 models; writes benchmarks/, over an hour

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,12 @@ def big_llama(megabytes: int) -> dict[str, Any]:
     )
 
 
-def write_hollow_checkpoint(folder: Path, config: dict[str, Any]) -> None:
-    """Write a checkpoint whose weights are zeros that take no room on the disk."""
+def write_hollow_checkpoint(
+    folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Write a checkpoint in bfloat16 whose weights are zeros that take no room on the disk."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = llama_shapes(config)
     header = build_header((name, "BF16", shape) for name, shape in shapes.items())
     data = sum(2 * math.prod(shape) for shape in shapes.values())
     with (folder / "model.safetensors").open("wb") as file:
@@ -72,7 +73,8 @@ def results(folder: Path, cases: Sequence[tuple[int, int]]) -> Iterator[dict[str
     for megabytes, tensor in cases:
         source = folder / str(megabytes)
         if not source.exists():
-            write_hollow_checkpoint(source, big_llama(megabytes))
+            config = big_llama(megabytes)
+            write_hollow_checkpoint(source, config, llama_shapes(config))
         with S3Server() as server:
             with closing(server.client()) as client:
                 client.create_bucket(Bucket="shards")

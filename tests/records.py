@@ -26,13 +26,13 @@ def machine() -> dict[str, Any]:
     return {"cores": os.cpu_count(), "system": platform.platform(terse=True)}
 
 
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """Give the median and the range of at least one value, to three places."""
+def spread(values: Iterable[float], places: int = 3) -> dict[str, float]:
+    """Give the median and the range of at least one value, to ``places``."""
     found = sorted(values)
     return {
-        "median": round(median(found), 3),
-        "least": round(found[0], 3),
-        "most": round(found[-1], 3),
+        "median": round(median(found), places),
+        "least": round(found[0], places),
+        "most": round(found[-1], places),
     }
 
 
