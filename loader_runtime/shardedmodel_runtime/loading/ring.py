@@ -17,6 +17,8 @@ from typing import Protocol
 
 import torch
 
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
+
 MAX_WINDOWS = 16
 """Windows of one ring: 256 MiB at a block each. A PCIe 5 link (50 GB/s) empties one in a third of
 a millisecond, so a window is away for little longer than its read."""
@@ -37,6 +39,10 @@ class Copier(Protocol):
         """Take device memory: ``uint8``, one-dimensional."""
         ...
 
+    def adopt(self, held: torch.Tensor) -> torch.Tensor:
+        """Use device memory of an earlier load again, after what was queued to read it."""
+        ...
+
     def window(self, size: int) -> torch.Tensor:
         """Make host memory from which copies run by themselves: ``uint8``, one-dimensional."""
         ...
@@ -45,11 +51,20 @@ class Copier(Protocol):
         """Queue the copy of ``source`` (host) to ``target`` (device), of equal length."""
         ...
 
+    def finish(self) -> None:
+        """Return when every copy that was queued has ended."""
+        ...
+
 
 class CudaCopier:
-    """Copies on a stream of their own.
+    """Copies on a stream of their own, beside what the caller queues on its stream.
 
-    Written without a GPU at hand: the ring is tested with another copier, this class is not.
+    Written by torch's documentation (notes/cuda, CUDA semantics), without a GPU at hand: the ring
+    is tested with another copier, of this class only what calls it makes.
+
+    Args:
+        device: a CUDA device with its index. Threads begin with device 0 as their current one, so
+            each call here names the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -57,21 +72,47 @@ class CudaCopier:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def allocate(self, size: int) -> torch.Tensor:
-        """Take memory that no earlier work of another stream still uses."""
-        with torch.cuda.stream(self._stream):
-            return torch.empty(size, dtype=torch.uint8, device=self._device)
+        """Take memory of the caller's stream, where it will be used and freed.
+
+        Raises:
+            ConfigurationError: the device has too little memory left.
+        """
+        try:
+            return self.adopt(torch.empty(size, dtype=torch.uint8, device=self._device))
+        except torch.OutOfMemoryError as error:
+            raise ConfigurationError(
+                f"device: {self._device} has no room for an object of {size} bytes "
+                f"({excerpt(str(error))}); use more ranks, or end what else uses the device"
+            ) from error
+
+    def adopt(self, held: torch.Tensor) -> torch.Tensor:
+        """Let copies wait for what the caller's stream does with the memory, and it for copies.
+
+        What was freed on the caller's stream may still be read by kernels that are queued there.
+        And memory that is freed while copies into it run, as when a load fails, is not given to
+        others before they have ended.
+        """
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        held.record_stream(self._stream)
+        return held
 
     def window(self, size: int) -> torch.Tensor:
-        """Make pinned memory."""
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        """Make pinned memory; without the device's name it might make a context on device 0."""
+        with torch.cuda.device(self._device):
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> Copy:
         """Queue the copy on the stream."""
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
-            ended = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            # Threads that wait for it sleep; by default they would spin, on cores that check bytes.
+            ended = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             ended.record(self._stream)
         return _CudaCopy(ended)
+
+    def finish(self) -> None:
+        """Wait for the stream, where errors of copies show as well."""
+        self._stream.synchronize()
 
 
 class _CudaCopy:
@@ -94,7 +135,6 @@ class Ring:
     def __init__(self, windows: int, window_bytes: int, copier: Copier) -> None:
         self.copier = copier
         self.window_bytes = window_bytes
-        self.windows = windows
         self._unmade = windows
         self._free: deque[tuple[torch.Tensor, Copy | None]] = deque()
         self._changed = threading.Condition()
@@ -104,13 +144,26 @@ class Ring:
         with self._changed:
             while not self._free and not self._unmade:
                 self._changed.wait()
-            if not self._free:
+            if self._free:
+                window, copy = self._free.popleft()
+            else:
+                window, copy = None, None
                 self._unmade -= 1
-                return self.copier.window(self.window_bytes)
-            window, copy = self._free.popleft()
+        if window is None:
+            return self._make()
         if copy is not None:
             copy.wait()
         return window
+
+    def _make(self) -> torch.Tensor:
+        """Make a window, outside the lock: registering its pages takes milliseconds."""
+        try:
+            return self.copier.window(self.window_bytes)
+        except BaseException:
+            with self._changed:
+                self._unmade += 1
+                self._changed.notify()
+            raise
 
     def give(self, window: torch.Tensor, copy: Copy | None) -> None:
         """Give a window back, with the copy out of it that may still run."""
@@ -129,10 +182,10 @@ class DeviceArena:
     """
 
     def __init__(self, size: int, held: torch.Tensor | None = None, *, ring: Ring) -> None:
-        self.tensor = ring.copier.allocate(size) if held is None else held
+        copier = ring.copier
+        self.tensor = copier.allocate(size) if held is None else copier.adopt(held)
         self.copy_seconds = 0.0
         self._ring = ring
-        self._copies: deque[Copy] = deque(maxlen=ring.windows)
         self._lock = threading.Lock()
 
     @contextmanager
@@ -150,15 +203,12 @@ class DeviceArena:
             self._ring.give(window, copy)
             with self._lock:
                 self.copy_seconds += waited
-                if copy is not None:
-                    self._copies.append(copy)
 
     aside = landing
     """Every read has a window of its own."""
 
     def finish(self) -> None:
-        """Wait for the copies that may still run: those of the latest windows."""
+        """Wait for the copies that may still run, those of other arenas of the ring too."""
         began = time.perf_counter()
-        for copy in self._copies:
-            copy.wait()
+        self._ring.copier.finish()
         self.copy_seconds += time.perf_counter() - began

@@ -39,6 +39,18 @@ def choose_backend(wanted: str, device: torch.device) -> str:
     return "nccl" if device.type == "cuda" else "gloo"
 
 
+def claim(device: torch.device) -> torch.device | None:
+    """Make a CUDA device this thread's current one, from where NCCL takes what has no index.
+
+    Returns:
+        The device that a process group is bound to; None on the CPU.
+    """
+    if device.type != "cuda":
+        return None
+    torch.cuda.set_device(device)
+    return device
+
+
 def await_all(
     member: Member,
     store: Store,
@@ -102,7 +114,7 @@ def form(
             rank=member.rank,
             world_size=member.world_size,
             timeout=FORM_TIMEOUT,
-            device_id=device if device.type == "cuda" else None,
+            device_id=claim(device),
         )
         dist.barrier()
     except RuntimeError as error:  # torch's own: store, gloo and NCCL raise nothing narrower

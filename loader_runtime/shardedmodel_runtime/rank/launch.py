@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Self
 
+import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch.distributed.rendezvous import rendezvous
@@ -26,7 +27,7 @@ from shardedmodel_runtime.loading.loader import (
 )
 from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.rank import metadata
-from shardedmodel_runtime.rank.group import choose_backend
+from shardedmodel_runtime.rank.group import choose_backend, claim
 from shardedmodel_runtime.rank.store import PrefixStore, Store
 from shardedmodel_runtime.report import GroupReport, RankReport
 from shardedmodel_runtime.storage.base import ObjectStore
@@ -79,7 +80,7 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
     with open_layout(config) as layout:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
         backend = choose_backend("auto", loader.device)
-        store = _join(config, backend)
+        store = _join(config, backend, claim(loader.device))
         shard = loader.load(_obtain_manifest(layout, store, config.rank))
     own = _report(loader, shard)
     reports = [own] if store is None else _exchange(store, own, config.world_size)
@@ -94,14 +95,16 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
     return shard, group
 
 
-def _join(config: ModelLoadConfig, backend: str) -> Store | None:
+def _join(config: ModelLoadConfig, backend: str, bound: torch.device | None) -> Store | None:
     """Form torch's default group; gives its store, None for a rank that is alone."""
     if config.world_size == 1:
         return None
     timeout = timedelta(seconds=TIMEOUT_SECONDS)
     found = rendezvous("env://", config.rank, config.world_size, timeout=timeout)
     store, rank, world_size = next(found)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=bound
+    )
     return PrefixStore(_PREFIX, store)
 
 

@@ -32,11 +32,23 @@ class FakeCopier:
     def __init__(self) -> None:
         self.windows = 0
         self.copies: list[FakeCopy] = []
+        self.adopted: list[torch.Tensor] = []
+        self.fails = False
 
     def allocate(self, size: int) -> torch.Tensor:
         return torch.zeros(size, dtype=torch.uint8)
 
+    def adopt(self, held: torch.Tensor) -> torch.Tensor:
+        self.adopted.append(held)
+        return held
+
+    def finish(self) -> None:
+        for copy in self.copies:
+            copy.wait()
+
     def window(self, size: int) -> torch.Tensor:
+        if self.fails:
+            raise RuntimeError("no pinned memory")
         self.windows += 1
         return torch.zeros(size, dtype=torch.uint8)
 
@@ -106,3 +118,20 @@ def test_two_reads_of_the_same_bytes_have_windows_of_their_own() -> None:
     with arena.landing(0, 4) as first, arena.aside(0, 4) as second:
         first[:], second[:] = b"abcd", b"efgh"
         assert bytes(first) == b"abcd"
+
+
+def test_memory_of_an_earlier_load_is_adopted_before_copies_into_it() -> None:
+    copier, held = FakeCopier(), torch.zeros(4, dtype=torch.uint8)
+    arena = DeviceArena(4, held, ring=Ring(1, 4, copier))
+    assert arena.tensor is held
+    assert copier.adopted == [held]
+
+
+def test_a_window_that_could_not_be_made_is_made_for_the_next_read() -> None:
+    copier = FakeCopier()
+    ring = Ring(1, 4, copier)
+    copier.fails = True
+    with pytest.raises(RuntimeError, match="no pinned memory"):
+        ring.take()
+    copier.fails = False
+    assert ring.take().numel() == 4
