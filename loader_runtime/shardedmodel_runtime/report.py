@@ -2,7 +2,9 @@
 
 The operator pulls reports over HTTP (``REPORT_PATH``) and reads termination messages from the
 pods' statuses; both sides validate against these models, so neither has to trust the other.
-Field names are camelCase on the wire, as in the resource's status.
+Field names are camelCase on the wire, as in the resource's status. Pods may run a newer release
+than the operator that asks them: writers may add fields, and who reads with ``Told.read`` ignores
+those that it does not know.
 """
 
 from __future__ import annotations
@@ -52,7 +54,20 @@ class Wire(BaseModel):
         return self.model_dump_json(by_alias=True)
 
 
-class Termination(Wire):
+class Told(Wire):
+    """Base of what pods tell the operator."""
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self:
+        """Validate what a pod of another release may have written; unknown fields are ignored.
+
+        Raises:
+            pydantic.ValidationError: a field that is known is missing or out of its range.
+        """
+        return cls.model_validate_json(text, extra="ignore")
+
+
+class Termination(Told):
     """Base of what a container leaves for the kubelet when it ends."""
 
     def leave_in(self, log: Path | None) -> None:
@@ -103,7 +118,7 @@ class Failure(Termination):
         )
 
 
-class ShardProgress(Wire):
+class ShardProgress(Told):
     """How far the pre-shard Job is; its ``/report`` while it runs."""
 
     kind: Literal["ShardProgress"] = "ShardProgress"
@@ -201,7 +216,7 @@ class RankReport(Wire):
         return self.peak_memory_bytes / self.bytes if self.bytes else 0.0
 
 
-class GroupReport(Wire):
+class GroupReport(Told):
     """All ranks of one group as rank 0 knows them: the ``/report`` of rank 0's pod.
 
     The pod of other ranks serves the same schema with its own ranks only and ``complete`` false.

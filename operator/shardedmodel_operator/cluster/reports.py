@@ -94,6 +94,6 @@ def _keep(
     if answer is None:
         return
     try:
-        reports[target.key] = model.model_validate_json(answer)
+        reports[target.key] = model.read(answer)
     except ValidationError as e:
         logger.debug("%s: not a %s: %s", target.url, model.__name__, excerpt(str(e)))

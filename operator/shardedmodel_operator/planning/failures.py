@@ -156,7 +156,7 @@ def _signal(exit_code: int) -> str:
 def told_failure(message: str) -> Failure | None:
     """What a container of ours said of itself in its termination message, if it is that."""
     try:
-        return Failure.model_validate_json(message)
+        return Failure.read(message)
     except ValidationError:
         return None
 

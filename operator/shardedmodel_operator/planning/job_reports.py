@@ -34,7 +34,7 @@ def _summaries(pod: Pod) -> Iterable[ShardSummary]:
     for container in pod.containers:
         if container.terminated is not None:
             try:
-                yield ShardSummary.model_validate_json(container.terminated.message)
+                yield ShardSummary.read(container.terminated.message)
             except ValidationError:
                 continue
 

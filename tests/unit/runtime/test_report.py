@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from shardedmodel_runtime.errors import ChecksumMismatch
 from shardedmodel_runtime.report import (
     MESSAGE_LIMIT,
     TERMINATION_MESSAGE_LIMIT,
     Failure,
+    GroupReport,
+    RankReport,
     ReplicatedSummary,
     ShardSummary,
 )
@@ -60,3 +64,30 @@ def test_a_log_that_cannot_be_written_does_not_hide_the_failure_itself(
 ) -> None:
     Failure.of(ChecksumMismatch("x")).leave_in(tmp_path / "missing" / "log")
     assert "cannot leave a termination message" in caplog.text
+
+
+def newer_report() -> bytes:
+    """What ranks of a later release may write."""
+    report = json.loads(
+        GroupReport(layout_hash="ab", world_size=1, ranks=[RankReport(rank=0)]).to_json()
+    )
+    report["temperature"] = 40
+    report["ranks"][0]["temperature"] = {"celsius": 40}
+    return json.dumps(report).encode()
+
+
+def test_a_reader_ignores_fields_that_a_later_release_has_added() -> None:
+    assert GroupReport.read(newer_report()).ranks == [RankReport(rank=0)]
+
+
+def test_a_reader_refuses_values_that_cannot_be_meant() -> None:
+    wrong = newer_report().replace(b'"worldSize": 1', b'"worldSize": 0')
+    with pytest.raises(ValidationError, match="worldSize"):
+        GroupReport.read(wrong)
+
+
+def test_a_writer_refuses_fields_that_the_schema_does_not_have() -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        RankReport(rank=0, temperature=40)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="temperature"):
+        GroupReport.model_validate_json(newer_report())

@@ -20,6 +20,11 @@ def test_a_valid_report_is_kept_under_its_target() -> None:
     assert kept(answer)["llama-0"].world_size == 2
 
 
+def test_a_report_of_a_later_release_is_kept() -> None:
+    answer = b'{"layoutHash": "ab", "worldSize": 2, "ranks": [{"rank": 1, "new": 1}], "new": []}'
+    assert kept(answer)["llama-0"].ranks[0].rank == 1
+
+
 @pytest.mark.parametrize(
     "answer", [None, b"", b"<html>", b'{"layoutHash": "ab"}', b'{"unknown": 1}']
 )
