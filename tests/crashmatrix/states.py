@@ -24,6 +24,7 @@ FIGURES = frozenset(
         "peakMemoryBytes",
         "remainingSeconds",
         "seconds",
+        "skewSeconds",
         "slowestRank",
         "throughput",
     }

@@ -115,6 +115,8 @@ class LoadStatus(ApiModel):
     """Load of the slowest rank."""
     p50_seconds: Seconds = 0
     """Median over ranks."""
+    skew_seconds: Seconds = 0
+    """By how much the load of the slowest rank took longer than that of the fastest."""
     aggregate_bytes_per_second: Rate = 0
     """Bytes of all ranks by the seconds of the slowest."""
     duration: Annotated[str, StringConstraints(max_length=32)] = ""

@@ -145,6 +145,7 @@ def load_status(
         bytes=total,
         max_seconds=round(slowest.seconds, 3),
         p50_seconds=round(median(r.seconds for r in done), 3),
+        skew_seconds=round(slowest.seconds - min(r.seconds for r in done), 3),
         aggregate_bytes_per_second=float(round(rate)),
         duration=f"{slowest.seconds:.1f}s",
         throughput=f"{rate / GIGA:.2f}",

@@ -51,6 +51,7 @@ def test_load_figures_follow_from_the_ranks_reports() -> None:
         bytes=4_000_000_000,
         max_seconds=4.0,
         p50_seconds=2.5,
+        skew_seconds=3.0,
         aggregate_bytes_per_second=1e9,
         duration="4.0s",
         throughput="1.00",
