@@ -41,7 +41,13 @@ from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3_clock import ServerClock
-from shardedmodel_runtime.storage.s3_errors import Unsupported, error_code, http_status, translate
+from shardedmodel_runtime.storage.s3_errors import (
+    Unsupported,
+    error_code,
+    http_status,
+    may_be_expired,
+    translate,
+)
 from shardedmodel_runtime.storage.s3_ranges import (
     CONNECT_TIMEOUT_SECONDS,
     READ_TIMEOUT_SECONDS,
@@ -293,12 +299,16 @@ class S3Store(CountingStore):
     def _signed_rightly(
         self, call: Callable[..., dict[str, Any]], arguments: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Make a request, and once more where it was signed by a clock that is wrong."""
+        """Make a request, and once more where its signature was wrong only for a while.
+
+        Each request is signed by the server's clock, and by credentials that botocore renews when
+        they are about to expire.
+        """
         self.count(requests=1)
         try:
             return call(**arguments)
         except ClientError as error:
-            if not self._clock.learn(error):
+            if not self._clock.learn(error) and not may_be_expired(error):
                 raise
         self.count(requests=1)
         return call(**arguments)

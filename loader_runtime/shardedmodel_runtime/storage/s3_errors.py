@@ -34,11 +34,13 @@ _REGION_CODES = frozenset(
     }
 )
 """What S3 answers to a request for a bucket of another region."""
-EXPIRED_CODES = frozenset({"RequestExpired", "ExpiredToken", "ExpiredTokenException"})
+_EXPIRED_CODES = frozenset({"RequestExpired", "ExpiredToken", "ExpiredTokenException"})
 """What a newer signature may cure."""
+_BARE_REFUSAL = "400"
+"""The code of botocore's for an answer to HEAD, which has no body to say that a token expired."""
 _THROTTLE_CODES = frozenset({"SlowDown", "Throttling", "ThrottlingException"})
 """Fewer requests, please: sent with 503 mostly, by some servers with 400 or 429."""
-CLOCK_CODES = EXPIRED_CODES | {"RequestTimeTooSkewed"}
+CLOCK_CODES = _EXPIRED_CODES | {"RequestTimeTooSkewed"}
 """What the right time in a signature may cure."""
 _UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
 """How OpenSSL calls it, and urllib3 where the name differs; botocore keeps nothing but the text."""
@@ -61,6 +63,11 @@ def error_code(error: ClientError) -> str:
 def http_status(error: ClientError) -> int:
     """The HTTP status of the answer, 0 when unknown."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def may_be_expired(error: ClientError) -> bool:
+    """Whether signing anew, by credentials that were renewed meanwhile, may help."""
+    return error_code(error) in _EXPIRED_CODES | {_BARE_REFUSAL}
 
 
 def translate(error: BotoCoreError | ClientError, where: str) -> ShardedModelError:

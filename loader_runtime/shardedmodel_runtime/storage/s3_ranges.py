@@ -26,7 +26,7 @@ from botocore.utils import get_environ_proxies
 
 from shardedmodel_runtime.errors import Unavailable, excerpt
 from shardedmodel_runtime.storage.s3_clock import ServerClock
-from shardedmodel_runtime.storage.s3_errors import EXPIRED_CODES, error_code, translate, unreachable
+from shardedmodel_runtime.storage.s3_errors import may_be_expired, translate, unreachable
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 30.0
@@ -134,7 +134,7 @@ class RangeReader:
         try:
             return self._send(key, headers, where)
         except ClientError as error:
-            if not self._clock.learn(error) and error_code(error) not in EXPIRED_CODES:
+            if not self._clock.learn(error) and not may_be_expired(error):
                 raise translate(error, where) from error
         with self._lock:
             self._urls.pop(key, None)

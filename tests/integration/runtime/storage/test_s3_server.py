@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,6 +22,9 @@ from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.uri import parse_uri
+from tests.faultproxy.faults import Kind
+from tests.faultproxy.proxy import Proxy
+from tests.faultproxy.schedule import Plan
 from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration
@@ -72,6 +77,48 @@ def test_a_head_request_tells_of_a_wrong_clock_by_its_date_alone(bucket: Bucket)
     clock = ServerClock(lambda: datetime.now(UTC) - timedelta(hours=2))
     with S3Store(parse_uri(bucket.uri), bucket.options(), clock=clock) as store:
         assert store.describe("a").size == 5
+
+
+@pytest.fixture
+def expiring(bucket: Bucket) -> Iterator[Proxy]:
+    """The server, where each request's token has expired at the first attempt."""
+    bucket.client.put_object(Bucket=bucket.name, Key="a", Body=b"01234")
+    plan = Plan(kinds=(Kind.EXPIRED,), share=1.0, suffix="")
+    with Proxy(bucket.server.endpoint_url, plan) as proxy:
+        yield proxy
+
+
+def behind(proxy: Proxy, bucket: Bucket) -> S3Store:
+    options = replace(bucket.options(), endpoint_url=proxy.endpoint_url)
+    return S3Store(parse_uri(bucket.uri), options)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.read("a", limit=5),
+        lambda store: store.read_head("a", 5)[1],
+        lambda store: b"01234" if store.list()[0].key == "a" else b"",
+        lambda store: read_span(store, "a", 0, 5),
+    ],
+    ids=["GetObject", "its beginning", "ListObjects", "a range"],
+)
+def test_a_token_that_expired_is_renewed_whatever_is_asked_for(
+    bucket: Bucket, expiring: Proxy, ask: Callable[[ObjectStore], bytes]
+) -> None:
+    with behind(expiring, bucket) as store:
+        assert ask(store) == b"01234"
+    assert expiring.injected == {Kind.EXPIRED: 1}
+
+
+def test_a_token_that_stays_expired_is_told(bucket: Bucket, expiring: Proxy) -> None:
+    expiring.use(replace(expiring.plan, burst=None))
+    with (
+        behind(expiring, bucket) as store,
+        pytest.raises(AccessDenied, match=r"out of date \(ExpiredToken"),
+    ):
+        store.read("a", limit=5)
+    assert expiring.injected == {Kind.EXPIRED: 2}
 
 
 def test_an_empty_object_has_an_empty_beginning(store: ObjectStore) -> None:

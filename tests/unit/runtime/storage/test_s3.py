@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from botocore.session import get_session
 
 from shardedmodel_runtime.errors import (
+    AccessDenied,
     ConfigurationError,
     NotFound,
     SourceChanged,
@@ -441,3 +442,20 @@ def test_no_endpoint_means_a_name_per_bucket_and_an_endpoint_paths() -> None:
     assert own.meta.config.s3 == {"payload_signing_enabled": False, "addressing_style": "path"}
     aws.close()
     own.close()
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "RequestExpired", "400"])
+def test_a_request_that_expired_is_signed_anew_once(
+    monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    described = {"ContentLength": 5, "ETag": '"e"'}
+    client = Client(head_object=[refusal(400, code), described])
+    store = make(monkeypatch, client)
+    assert store.describe("key").size == 5
+    assert (len(client.calls), store.requests, store.retries) == (2, 2, 0)
+
+
+def test_credentials_that_stay_expired_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(put_object=[refusal(400, "ExpiredToken")] * 2)
+    with pytest.raises(AccessDenied, match="out of date"):
+        make(monkeypatch, client).write("key", b"x")
