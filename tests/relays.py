@@ -9,6 +9,7 @@ import threading
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 PIECE_BYTES = 64 * 1024
 """Relayed at a time."""
@@ -20,7 +21,8 @@ class Relay:
     """Relays connections, byte for byte, in a thread of its own.
 
     Args:
-        target: where to; None: where each client says, as of a forward proxy (CONNECT).
+        target: where to; None: where each client says, as of a forward proxy (CONNECT, or the
+            whole URL of a first request, which servers take as it is).
         tls: what the relay shows to clients; None: it speaks plainly.
     """
 
@@ -68,21 +70,34 @@ class Relay:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError), contextlib.closing(writer):
-            target = self._target or await _asked_for(reader, writer)
+            target, begun = (
+                (self._target, b"") if self._target else await _asked_for(reader, writer)
+            )
             self.targets.append(target)
             other_reader, other_writer = await asyncio.open_connection(*target)
             with contextlib.closing(other_writer):
+                other_writer.write(begun)
                 await asyncio.gather(_pump(reader, other_writer), _pump(other_reader, writer))
 
 
-async def _asked_for(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Address:
-    """Read what a proxy's client asks for (RFC 9110, CONNECT), and agree."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    method, authority = head.split(" ")[:2]
-    assert method == "CONNECT", head
-    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-    host, _, port = authority.rpartition(":")
-    return host, int(port)
+async def _asked_for(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> tuple[Address, bytes]:
+    """Read what a proxy's client asks for, and agree.
+
+    Returns:
+        The server, and what it has to be sent first: nothing after CONNECT (RFC 9110), else the
+        request's head with its absolute URL (RFC 9112, 3.2.2).
+    """
+    head = await reader.readuntil(b"\r\n\r\n")
+    method, asked = head.decode().split(" ")[:2]
+    if method == "CONNECT":
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        host, _, port = asked.rpartition(":")
+        return (host, int(port)), b""
+    url = urlsplit(asked)
+    assert url.scheme == "http", head
+    return (str(url.hostname), int(url.port or 80)), head
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

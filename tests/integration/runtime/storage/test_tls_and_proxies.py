@@ -22,7 +22,8 @@ pytestmark = pytest.mark.integration
 
 VARIABLES = (
     *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
-    *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"),
+    *("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"),
+    *("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"),
 )
 
 
@@ -131,3 +132,42 @@ def test_a_server_that_needs_no_proxy_is_reached_without(
         with open_store(bucket, server) as store:
             assert (read_whole(store), read_span(store)) == (b"0123456789", b"3456")
         assert proxy.targets == []
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """The environment's proxy for plain HTTP."""
+    with Relay() as relay:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{relay.port}")
+        yield relay
+
+
+def read_plainly(bucket: Bucket) -> None:
+    """Read an object, whole and in part, from the server without TLS."""
+    bucket.client.put_object(Bucket=bucket.name, Key="key", Body=b"0123456789")
+    with S3Store(parse_uri(bucket.uri), bucket.options()) as store:
+        assert (read_whole(store), read_span(store)) == (b"0123456789", b"3456")
+
+
+def test_the_proxy_for_plain_http_is_gone_through(bucket: Bucket, proxy: Relay) -> None:
+    read_plainly(bucket)
+    server = urlsplit(bucket.server.endpoint_url)
+    assert proxy.targets == [(server.hostname, server.port)] * 2
+
+
+def test_a_proxy_for_tls_is_none_for_plain_http(
+    bucket: Bucket, proxy: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.delenv("HTTP_PROXY")
+    read_plainly(bucket)
+    assert proxy.targets == []
+
+
+@pytest.mark.parametrize("exempt", ["127.0.0.1", "localhost,127.0.0.1", "*"])
+def test_a_plain_server_that_needs_no_proxy_is_reached_without(
+    bucket: Bucket, proxy: Relay, exempt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", exempt)
+    read_plainly(bucket)
+    assert proxy.targets == []
