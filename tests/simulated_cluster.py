@@ -32,6 +32,8 @@ class SimulatedCluster:
     settings: PlanSettings = SETTINGS
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     reports: dict[str, GroupReport] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    """What the controllers of Jobs and StatefulSets were told, by the objects' names."""
     neighbours: list[ModelBuilder] = field(default_factory=list)
     neighbouring_sets: list[tuple[str, Meta]] = field(default_factory=list)
     progress: dict[str, ShardProgress] = field(default_factory=dict)
@@ -57,6 +59,12 @@ class SimulatedCluster:
             ),
             shard_progress=self.progress,
             group_reports=self.reports,
+            refusals={
+                self.objects[kind, name]["metadata"]["uid"]: told
+                for name, told in self.refusals.items()
+                for kind in ("Job", "StatefulSet")
+                if (kind, name) in self.objects
+            },
             neighbours=tuple(builder.build() for builder in self.neighbours),
             neighbouring_sets=tuple(self.neighbouring_sets),
         )

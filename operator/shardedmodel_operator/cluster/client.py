@@ -253,7 +253,7 @@ class Cluster:
         return self._call("patch", "PATCH", path, query, patch, "application/merge-patch+json")
 
     def list_pages(
-        self, resource: Resource, namespace: str | None, selector: str = ""
+        self, resource: Resource, namespace: str | None, selector: str = "", fields: str = ""
     ) -> Iterator[list[dict[str, Any]]]:
         """List objects, each with its ``apiVersion`` and ``kind``, page by page.
 
@@ -263,6 +263,7 @@ class Cluster:
             resource: the kind.
             namespace: None lists all namespaces.
             selector: label selector; empty selects all.
+            fields: field selector; empty selects all.
 
         Raises:
             ClusterError: see ``errors``; with the page that is asked for.
@@ -270,6 +271,8 @@ class Cluster:
         query = {"limit": str(LIST_PAGE)}
         if selector:
             query["labelSelector"] = selector
+        if fields:
+            query["fieldSelector"] = fields
         named = {"apiVersion": resource.api_version, "kind": resource.kind}
         while True:
             page = self._call("list", "GET", resource.path(namespace), query)

@@ -164,12 +164,15 @@ def _view(
     missing = since(
         known.pods_missing_since if known else None, len(there) < group.replicas, terms.now
     )
+    found, told = (len(pods), group.replicas), observed.refusals.get(group.meta.uid, "")
+    settings, now = terms.settings, terms.now
+    missed = missing_fault("StatefulSet", group.meta.name, found, missing, settings, now, told)
     state = restarts.GroupState(
         set_uid=group.meta.uid,
         begun=len(pods) == group.replicas > 0 and all(pod.phase != "Pending" for pod in pods),
         ready=group.replicas > 0 and sum(pod.ready for pod in pods) == group.replicas,
         pods=pods,
-        fault=_fault(group, pods, leaving, missing, terms),
+        fault=_fault(group, pods, leaving, missed, terms),
         deadline=terms.deadline,
     )
     policy = terms.spec.restart if terms.spec else None
@@ -219,18 +222,15 @@ def _fault(
     group: StatefulSet,
     pods: tuple[Pod, ...],
     leaving: tuple[Pod, ...],
-    missing: str | None,
+    missed: Fault | None,
     terms: _Terms,
 ) -> Fault | None:
-    """The worst that is wrong with a group, if anything."""
-    found = len(pods), group.replicas
+    """The worst that is wrong with a group, if anything; ``missed``: with pods that are not."""
     return worst(
         fault
         for fault in (
             *(pod_fault(pod, group.who(pod)) for pod in pods if not pod.ready),
-            missing_fault(
-                "StatefulSet", group.meta.name, found, missing, terms.settings, terms.now
-            ),
+            missed,
             *(removal_fault(pod, group.who(pod), terms.settings, terms.now) for pod in leaving),
         )
         if fault is not None

@@ -301,6 +301,8 @@ class Observed:
     disruption_budgets: tuple[Meta, ...] = ()
     shard_progress: Mapping[str, ShardProgress] = field(default_factory=dict)
     group_reports: Mapping[str, GroupReport] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    """What Jobs and StatefulSets that lack pods were told when they tried, by their uid."""
     neighbours: tuple[ShardedModel, ...] = ()
     """Other models that keep layouts at the same address. A model that is to stay is told only of
     those that go."""

@@ -219,7 +219,9 @@ def _running_fault(
     fault = worst(fault for fault in faults if fault is not None)
     if fault is not None:
         return fault
-    missed = missing_fault("Job", job.meta.name, (len(pods), job.workers), missing, settings, now)
+    found = len(pods), job.workers
+    told = observed.refusals.get(job.meta.uid, "")
+    missed = missing_fault("Job", job.meta.name, found, missing, settings, now, told)
     if missed is not None:
         return missed
     before = [j for j in jobs[:-1] if j.failed]

@@ -17,10 +17,12 @@ from shardedmodel_operator.api.status import ShardedModelStatus
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.client import Cluster
 from shardedmodel_operator.cluster.events import EventRecorder
+from shardedmodel_operator.cluster.refusals import read_refusal
 from shardedmodel_operator.cluster.reports import ReportClient
 from shardedmodel_operator.cluster.resources import MODELS, Object, resource_of
 from shardedmodel_operator.errors import ClusterAccessDenied, ClusterError, ObjectRejected
 from shardedmodel_operator.planning.events import transitions
+from shardedmodel_operator.planning.missing import short_of_pods
 from shardedmodel_operator.planning.observed import Observed, report_targets
 from shardedmodel_operator.planning.plan import plan
 from shardedmodel_operator.planning.result import EventDraft, Plan
@@ -87,6 +89,7 @@ class Reconciler:
         others = self.cache.neighbours(body, leaving=not model.deleting)
         observed = replace(observed, neighbours=tuple(map(ShardedModel.from_object, others)))
         if not model.deleting:
+            observed = await self._with_refusals(model, observed)
             return await self._with_reports(model, observed)
         return replace(observed, neighbouring_sets=tuple(self.cache.neighbouring_sets(key)))
 
@@ -94,6 +97,14 @@ class Reconciler:
         changed = await asyncio.to_thread(self.cluster.set_finalizer, body, FINALIZER, present)
         self.cache.put(MODELS, changed)
         return changed
+
+    async def _with_refusals(self, model: ShardedModel, observed: Observed) -> Observed:
+        settings, status = self.settings, model.status
+        refusals = {
+            meta.uid: await asyncio.to_thread(read_refusal, self.cluster, model.namespace, meta.uid)
+            for meta in short_of_pods(model.uid, status, observed, settings, self.now())
+        }
+        return replace(observed, refusals=refusals) if refusals else observed
 
     async def _with_reports(self, model: ShardedModel, observed: Observed) -> Observed:
         """Add what running Jobs and groups say of themselves."""

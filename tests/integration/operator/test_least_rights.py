@@ -83,6 +83,8 @@ def live(admin: Admin, kubelet: PaperKubelet) -> None:
     both = kubelet.sets("minilm", 2)
     name = first["metadata"]["name"]
     (second,) = (each for each in both if each["metadata"]["name"] != name)
+    # Nobody makes its pods: the operator looks for the reason.
+    eventually(lambda: reason(admin) == "PodsNotCreated" or None, "pods are missed", 60)
     kubelet.start_group(second)
     admin.wait_for_condition("minilm", "Ready", "True")
     kubelet.sets("minilm", 1)
@@ -90,6 +92,10 @@ def live(admin: Admin, kubelet: PaperKubelet) -> None:
     kubelet.finish_job(kubelet.job("minilm"), summary("fedcba9876543210fedc"))
     eventually(lambda: len(admin.list(JOBS)) == 1 or None, "the old Jobs are gone")
     admin.request("DELETE", f"{MODELS}/minilm")
+
+
+def reason(admin: Admin) -> str:
+    return str(admin.condition("minilm", "Ready").get("reason"))
 
 
 def grow_and_shrink(admin: Admin, kubelet: PaperKubelet, **terms: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shardedmodel_operator.planning.missing import short_of_pods
 from tests.builders_operator import ModelBuilder, failure, group_report, stamp, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, message, ready, reason, sharded
@@ -49,6 +50,70 @@ def test_a_quota_that_lets_some_pods_through_is_named() -> None:
     cluster.settle()
     assert reason(cluster) == "PodsNotCreated"
     assert message(cluster).startswith(f"StatefulSet {name} has 1 of 2 pods: a quota or")
+
+
+QUOTA = (
+    'create Pod {0}-1 in StatefulSet {0} failed error: pods "{0}-1" is forbidden: exceeded quota: '
+    "team, requested: pods=1, used: pods=1, limited: pods=1"
+)
+SECURITY = (
+    'create Pod {0}-1 in StatefulSet {0} failed error: pods "{0}-1" is forbidden: violates '
+    'PodSecurity "restricted:latest": host namespaces (hostNetwork=true)'
+)
+WEBHOOK = (
+    'create Pod {0}-1 in StatefulSet {0} failed error: admission webhook "policy.example" denied '
+    "the request: no label owner"
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected", "remedy"),
+    [
+        (QUOTA, "QuotaExceeded", "raise the quota, or ask for less in spec"),
+        (SECURITY, "PodSecurityViolation", "adapt spec.workers.template, or the namespace's"),
+        (WEBHOOK, "PodsRefused", "adapt spec.workers.template, or the policy"),
+    ],
+)
+def test_what_refuses_pods_is_told_with_the_servers_sentence(
+    told: str, expected: str, remedy: str
+) -> None:
+    cluster = sharded()
+    name = cluster.names("StatefulSet")[0]
+    cluster.rank_pod(name, 0).running()
+    cluster.refusals[name] = told.format(name)
+    cluster.settle()
+    cluster.pass_time(cluster.settings.missing_pods_seconds)
+    cluster.settle()
+    assert reason(cluster) == expected
+    assert message(cluster).startswith(f"StatefulSet {name} has 1 of 2 pods: {told.format(name)}")
+    assert f"{remedy}" in message(cluster)
+    assert event_reasons(cluster)[-1] == expected
+
+
+def test_a_job_whose_pod_a_quota_refuses_says_so() -> None:
+    cluster = SimulatedCluster()
+    cluster.settle()
+    (name,) = cluster.names("Job")
+    cluster.refusals[name] = f'Error creating: pods "{name}-x" is forbidden: exceeded quota: team'
+    cluster.pass_time(cluster.settings.missing_pods_seconds)
+    cluster.settle()
+    assert reason(cluster) == "QuotaExceeded"
+    assert f'pods "{name}-x" is forbidden: exceeded quota: team' in message(cluster)
+
+
+def test_only_what_has_lacked_pods_for_long_is_worth_asking_about() -> None:
+    cluster = sharded()
+    names = cluster.names("StatefulSet")
+    cluster.settle()
+    assert short(cluster) == []
+    cluster.pass_time(cluster.settings.missing_pods_seconds)
+    assert short(cluster) == names
+
+
+def short(cluster: SimulatedCluster) -> list[str]:
+    model, seen = cluster.model, cluster.observed()
+    found = short_of_pods(model.uid, model.status, seen, cluster.settings, cluster.now)
+    return [meta.name for meta in found]
 
 
 def test_missing_pods_come_before_what_the_others_suffer_from_it() -> None:

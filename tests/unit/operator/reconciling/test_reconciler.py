@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,6 +47,11 @@ class World:
 
     def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
         self.done.append(f"delete {resource.kind} {name} {uid}")
+
+    def list_pages(
+        self, resource: Resource, namespace: str, *, fields: str
+    ) -> Iterator[list[dict[str, Any]]]:
+        yield [{"message": f"{resource.kind} of {namespace}: {fields}"}]
 
     def replace_status(self, body: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
         self.done.append("status")
@@ -138,6 +143,22 @@ def test_a_model_that_goes_is_let_go_after_everything_was_told(
 def test_the_planner_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(SAME, requeue_after=2.0)
     assert reconcile(World(), with_model(), plan, monkeypatch)[0] == 2.0
+
+
+def test_a_job_that_has_lacked_pods_for_long_is_asked_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache, body = ObjectCache(), model_body()
+    body["status"] = {"sharding": {"podsMissingSince": "2026-01-01T00:00:00Z"}}
+    cache.put(MODELS, body)
+    job = child_body()
+    owner = {"uid": body["metadata"]["uid"], "controller": True}
+    job["metadata"]["ownerReferences"] = [owner]
+    cache.put(JOBS, job)
+    _, seen = reconcile(World(), cache, Plan(SAME), monkeypatch)
+    assert seen is not None
+    uid = job["metadata"]["uid"]
+    assert seen.refusals == {uid: f"Event of team-a: involvedObject.uid={uid},reason=FailedCreate"}
 
 
 def test_what_was_just_applied_is_seen_before_its_event_arrives(
