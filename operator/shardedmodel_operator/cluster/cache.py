@@ -91,6 +91,7 @@ class ObjectCache:
         self._entries: dict[Resource, dict[str, _Entry]] = defaultdict(dict)
         self._uids: dict[tuple[Resource, Key], set[str]] = defaultdict(set)
         self._buried: OrderedDict[str, int] = OrderedDict()
+        self._doomed: OrderedDict[str, None] = OrderedDict()
         self._leaving: set[str] = set()
         """Uids of models that are on their way out: few, and asked for at every look."""
 
@@ -121,6 +122,18 @@ class ObjectCache:
         self._buried[uid] = max(at, self._buried.get(uid, 0))
         while len(self._buried) > TOMBSTONES:
             self._buried.popitem(last=False)
+
+    def doom(self, resource: Resource, uid: str) -> None:
+        """Forget an object that the server was told to delete, before its event tells of it.
+
+        Events of other kinds may come first: a group that is being made anew must not count as
+        ready because its pods' last event overtook the end of their StatefulSet. Only a state in
+        which it is on its way out brings it back.
+        """
+        self._drop(resource, uid)
+        self._doomed[uid] = None
+        while len(self._doomed) > TOMBSTONES:
+            self._doomed.popitem(last=False)
 
     def model(self, key: Key) -> Object | None:
         """The model of this name; the newest, should the former one's end be unknown yet."""
@@ -171,8 +184,11 @@ class ObjectCache:
         return entry.key if entry is not None else None
 
     def _is_buried(self, body: Object) -> bool:
-        """Whether the object is known to have gone after this state of it."""
-        return version(body) <= self._buried.get(body["metadata"]["uid"], -1)
+        """Whether the object is known to have gone, or to be going, after this state of it."""
+        metadata = body["metadata"]
+        if metadata["uid"] in self._doomed and "deletionTimestamp" not in metadata:
+            return True
+        return version(body) <= self._buried.get(metadata["uid"], -1)
 
     def _values(self, resource: Resource, key: Key) -> list[Any]:
         entries = self._entries[resource]

@@ -133,6 +133,7 @@ class Reconciler:
         for ref in decided.delete:
             resource = resource_of(ref.api_version, ref.kind)
             await asyncio.to_thread(self.cluster.delete, resource, ref.namespace, ref.name, ref.uid)
+            self.cache.doom(resource, ref.uid)
             logger.info("deleted %s %s", ref.kind, ref.name)
         if refusals:
             raise refusals[0]

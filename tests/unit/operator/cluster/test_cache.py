@@ -70,6 +70,25 @@ def test_an_object_that_lost_its_label_comes_back_with_it() -> None:
     assert len(cache.observe(LLAMA).jobs) == 1
 
 
+def test_what_the_server_was_told_to_delete_is_gone_before_its_event_comes() -> None:
+    cache = ObjectCache()
+    cache.put(STATEFULSETS, child_body("StatefulSet", version=1))
+    cache.doom(STATEFULSETS, "child-uid")
+    late = child_body("StatefulSet", version=2)
+    cache.put(STATEFULSETS, late)
+    assert cache.observe(LLAMA).stateful_sets == ()
+    assert cache.knows(STATEFULSETS, late)
+
+
+def test_what_goes_slowly_is_seen_on_its_way_out() -> None:
+    cache = ObjectCache()
+    cache.doom(JOBS, "child-uid")
+    going = child_body(version=2)
+    going["metadata"]["deletionTimestamp"] = "2026-11-23T08:24:06Z"
+    cache.put(JOBS, going)
+    assert [job.meta.deleting for job in cache.observe(LLAMA).jobs] == [True]
+
+
 def test_a_model_made_anew_under_the_same_name_is_seen() -> None:
     cache = ObjectCache()
     cache.put(MODELS, model_body(uid="old", version=1))
@@ -84,8 +103,12 @@ def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ObjectCache()
     for uid in ("a", "b", "c"):
         cache.remove(MODELS, uid, 1)
-    buried = [cache.knows(MODELS, model_body(uid=uid, version=1)) for uid in ("a", "b", "c")]
-    assert buried == [False, True, True]
+        cache.doom(MODELS, f"doomed-{uid}")
+    known = [
+        [cache.knows(MODELS, model_body(uid=prefix + uid, version=1)) for uid in ("a", "b", "c")]
+        for prefix in ("", "doomed-")
+    ]
+    assert known == [[False, True, True]] * 2
 
 
 def test_what_is_held_newer_or_of_nobody_is_no_news() -> None:

@@ -123,6 +123,18 @@ def test_objects_come_before_the_status_that_speaks_of_them(
     assert world.done == ["apply Job", "delete Job old u-1", "status", "event JobCreated"]
 
 
+def test_what_was_deleted_is_not_seen_again_though_its_event_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, cache = World(), with_model()
+    cache.put(JOBS, child_body(uid="u-1"))
+    ref = ObjectRef("batch/v1", "Job", "team-a", "old", "u-1")
+    reconcile(world, cache, Plan(SAME, delete=(ref,)), monkeypatch)
+    _, seen = reconcile(world, cache, Plan(SAME), monkeypatch)
+    assert seen is not None
+    assert seen.jobs == ()
+
+
 def test_the_finalizer_is_set_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     plan = Plan(NEW, apply=(child_body(),), events=(STEP,), finalizer=True)
