@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from shardedmodel_runtime.cli import COMMANDS, EXIT_CODES, main
 from shardedmodel_runtime.cli.rules import parse_rules
@@ -36,6 +37,7 @@ from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.storage.local import LocalStore, LocalWriter
+from tests.builders_checkpoint import llama_config, llama_shapes, write_checkpoint
 from tests.builders_layout import make_checkpoint
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "commands.md"
@@ -112,11 +114,16 @@ def missing_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return []
 
 
-def only_pickles(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    for path in folder.glob("*.safetensors*"):
-        path.unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"\x80")
-    return []
+def only(name: str) -> Spoil:
+    """The checkpoint has no weights but this file."""
+
+    def spoil(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        (folder / name).write_bytes(b"\x80")
+        return []
+
+    return spoil
 
 
 def no_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -169,10 +176,12 @@ def storage_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return []
 
 
+RANKS = ("tp-00000-of-00002", "tp-00001-of-00002")
 FIRST = "model-00001-of-00002.safetensors"
 
 CASES: dict[str, tuple[Spoil, type[ShardedModelError]]] = {
     "a truncated file": (truncated, InvalidSafetensors),
+    "a file of less than 8 bytes": (only("model.safetensors"), InvalidSafetensors),
     "a header's length beyond the file's end": (length_past_the_end, InvalidSafetensors),
     "a header over 100 MB": (header_over_the_limit, InvalidSafetensors),
     "a header that is not JSON": (file_with(b"{nonsense", 0), InvalidSafetensors),
@@ -193,6 +202,10 @@ CASES: dict[str, tuple[Spoil, type[ShardedModelError]]] = {
         InvalidSafetensors,
     ),
     "an unknown dtype": (file_with({"a": entry(0, 4, [4], "F31")}, 4), InvalidSafetensors),
+    "a name that is not printable": (
+        file_with({"a\u202eb": entry(0, 4, [4])}, 4),
+        InvalidSafetensors,
+    ),
     "a key that stands twice": (file_with(b'{"a":{},"a":{}}', 0), InvalidSafetensors),
     "a tensor in two files": (tensor_in_two_files, InvalidSafetensors),
     "an index that names a missing file": (missing_file, InvalidIndex),
@@ -209,7 +222,8 @@ CASES: dict[str, tuple[Spoil, type[ShardedModelError]]] = {
         change_index(lambda places: places.update({"model.norm.weight": "../x.safetensors"})),
         InvalidIndex,
     ),
-    "only `.bin` or `.pt` files": (only_pickles, PickleCheckpoint),
+    "only `.bin` files": (only("pytorch_model.bin"), PickleCheckpoint),
+    "only `.pt` files": (only("consolidated.00.pt"), PickleCheckpoint),
     "no weights at all": (no_weights, NotFound),
     "a configuration without `model_type`": (configuration(model_type=None), CheckpointError),
     "head counts that cannot be": (configuration(num_key_value_heads=3), CheckpointError),
@@ -258,6 +272,28 @@ def test_bad_input_is_one_named_error_and_nothing_is_published(
     assert main(command) == error.exit_code
     assert capsys.readouterr().err.startswith(f"error: {error.__name__}: ")
     assert not list(tmp_path.glob(f"shards/*/{MANIFEST_KEY}"))
+
+
+def test_a_path_in_a_tensors_name_leads_nowhere(tmp_path: Path) -> None:
+    config = llama_config()
+    names = {f"{trick}.weight": (8,) for trick in ("../../up", "/root", "a/../../../b", "c:\\d")}
+    write_checkpoint(tmp_path / "in" / "source", config, llama_shapes(config) | names)
+    source, shards = tmp_path / "in" / "source", tmp_path / "in" / "shards"
+    back = tmp_path / "in" / "back"
+    assert main(["shard", source.as_uri(), shards.as_uri(), "--tensor", "2"]) == 0
+    (layout,) = shards.glob("*")
+    assert main(["unshard", layout.as_uri(), str(back)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert {path.name for path in (tmp_path / "in").iterdir()} == {"source", "shards", "back"}
+    assert {path.name for path in back.iterdir()} == {"config.json", "model.safetensors"}
+    keys = {str(path.relative_to(layout)) for path in layout.rglob("*") if path.is_file()}
+    assert keys == {
+        "manifest.json",
+        "source/config.json",
+        *(f"{folder}/part-00000.safetensors" for folder in ("common", *RANKS)),
+    }
+    with safe_open(back / "model.safetensors", framework="np") as opened:
+        assert names.keys() <= set(opened.keys())
 
 
 def test_the_document_and_the_help_have_the_same_exit_codes() -> None:
