@@ -50,7 +50,8 @@ def _overdue_note(seen: Situation) -> str:
     if seen.overdue_since is None:
         return ""
     limit = seen.spec.rollout.progress_deadline_seconds
-    return f"; no progress since {seen.overdue_since}, and spec.rollout allows {limit} s"
+    allowed = f"spec.rollout.progressDeadlineSeconds ({limit})"
+    return f"; no progress since {seen.overdue_since}, which is longer than {allowed} allows"
 
 
 def _retry_note(seen: Situation) -> str:

@@ -86,7 +86,7 @@ def _container_fault(pod: Pod, container: ContainerStatus, who: str) -> Fault | 
     ended = container.terminated or container.last_terminated
     if ended is None or (ended.exit_code == 0 and container.restarts < CRASH_LOOP_RESTARTS):
         return None
-    return _ended_fault(ended, container, place)
+    return _ended_fault(ended, container, pod, place)
 
 
 def _waiting_fault(container: ContainerStatus, place: str) -> Fault | None:
@@ -115,10 +115,14 @@ def _waiting_fault(container: ContainerStatus, place: str) -> Fault | None:
             f"{place}: {text}; check volumes and volumeMounts in spec.workers.template",
             stalled=True,
         )
-    return Fault("ContainerCannotStart", f"{place}: {reason}: {text}", stalled=True)
+    return Fault(
+        "ContainerCannotStart",
+        f"{place}: {reason}: {text}; check spec.workers.image and spec.workers.template",
+        stalled=True,
+    )
 
 
-def _ended_fault(ended: Termination, container: ContainerStatus, place: str) -> Fault:
+def _ended_fault(ended: Termination, container: ContainerStatus, pod: Pod, place: str) -> Fault:
     if ended.reason == "OOMKilled":
         return Fault(
             "OutOfMemory",
@@ -142,10 +146,16 @@ def _ended_fault(ended: Termination, container: ContainerStatus, place: str) -> 
         "CrashLoop" if looping else "ContainerFailed",
         f"{place} ended with exit code {ended.exit_code}{_signal(ended.exit_code)}"
         + (f" after {container.restarts} restarts" if looping else "")
-        + (f": {text}" if text else "; its log says more (kubectl logs --previous)"),
+        + (f": {text}" if text else f"; {_log(container, pod)} says more"),
         stalled=False,
         at=ended.finished_at,
     )
+
+
+def _log(container: ContainerStatus, pod: Pod) -> str:
+    """The command that shows the log of the container that ended."""
+    former = "" if container.terminated else " --previous"
+    return f"kubectl logs {pod.meta.name} -c {container.name}{former}"
 
 
 def _signal(exit_code: int) -> str:

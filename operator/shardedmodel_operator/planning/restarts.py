@@ -162,8 +162,10 @@ def fault_of(
         return _with_note(group, name, told, stalled=False)
     if restarts.count >= policy.max_restarts and _cannot_form(restarts, group, now, waiting=False):
         told = (
-            f"{name} was made anew {restarts.count} times, which is all that spec.restart allows; "
-            "its pods are kept as they are"
+            f"{name} was made anew {restarts.count} times, which is all that "
+            f"spec.restart.maxRestarts ({policy.max_restarts}) allows in {policy.window_seconds} "
+            "s; its pods are kept for their logs: raise it to go on, or mend the spec, whose new "
+            "revision starts afresh"
         )
         return _with_note(group, name, told, stalled=True)
     return group.fault

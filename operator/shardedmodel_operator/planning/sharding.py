@@ -189,7 +189,8 @@ def job_fault(observed: Observed, job: Job) -> Fault | None:
         return fault
     if not job.failed:
         return _mute(observed, job, who)
-    text = excerpt(job.message) or "its pod is gone"
+    gone = f"its pod is gone, with its log; kubectl describe job {job.meta.name} says more"
+    text = excerpt(job.message) or gone
     return Fault("JobFailed", f"{who} (Job {job.meta.name}) failed: {text}", stalled=False)
 
 

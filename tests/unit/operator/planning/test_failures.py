@@ -57,7 +57,7 @@ CASES: list[tuple[PodBuilder, str, bool, str]] = [
         a_pod().waiting("CreateContainerConfigError", "container has runAsNonRoot"),
         "ContainerCannotStart",
         True,
-        "CreateContainerConfigError: container has runAsNonRoot",
+        "container has runAsNonRoot; check spec.workers.image and spec.workers.template",
     ),
     (
         a_pod().waiting("RunContainerError", 'exec: "shardedmodel": not found in $PATH'),
@@ -103,7 +103,13 @@ CASES: list[tuple[PodBuilder, str, bool, str]] = [
         False,
         "ended with exit code 1: Traceback: boom",
     ),
-    (a_pod().ended(1), "ContainerFailed", False, "its log says more (kubectl logs --previous)"),
+    (a_pod().ended(1), "ContainerFailed", False, "kubectl logs tiny-0-3 -c rank says more"),
+    (
+        a_pod().running().ended(1, state="lastState").restarted(1),
+        "ContainerFailed",
+        False,
+        "kubectl logs tiny-0-3 -c rank --previous says more",
+    ),
     (a_pod().ended(137), "ContainerFailed", False, "exit code 137 (SIGKILL)"),
     (a_pod().ended(130), "ContainerFailed", False, "exit code 130 (signal 2)"),
     (

@@ -120,6 +120,19 @@ def test_a_lost_status_and_a_lost_pod_lead_to_a_new_attempt_and_break_nothing() 
     assert [name[-2:] for name in cluster.names("Job")] == ["-2"]
 
 
+def test_a_job_whose_pod_is_gone_is_told_with_where_to_look() -> None:
+    cluster = SimulatedCluster()
+    cluster.settle()
+    (name,) = cluster.names("Job")
+    cluster.end_job("Failed", 1, "")
+    gone = [key for key in cluster.objects if key[0] == "Pod"]
+    for key in gone:
+        del cluster.objects[key]
+    cluster.settle()
+    assert reason(cluster) == "JobFailed"
+    assert f"kubectl describe job {name} says more" in message(cluster)
+
+
 def test_a_job_that_ends_well_without_a_summary_is_named_and_tried_again() -> None:
     cluster = SimulatedCluster()
     cluster.settle()

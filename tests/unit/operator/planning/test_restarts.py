@@ -131,7 +131,9 @@ def test_a_used_up_budget_stalls_and_keeps_the_pods() -> None:
     cluster = exhausted()
     before = uid(cluster)
     assert cluster.model.status.holds("Stalled")
-    assert "made anew 2 times, which is all that spec.restart allows" in message(cluster)
+    spent = "made anew 2 times, which is all that spec.restart.maxRestarts (2) allows in 3600 s"
+    assert spent in message(cluster)
+    assert "raise it to go on" in message(cluster)
     assert reason(cluster) == "Unavailable"
     cluster.pass_time(86_400)
     cluster.settle()

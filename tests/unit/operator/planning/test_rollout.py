@@ -63,7 +63,8 @@ def test_an_update_without_progress_stalls_and_the_old_revision_serves_on() -> N
     assert (status.phase, status.current_revision) == ("Degraded", old)
     assert reason(cluster) == "Unschedulable"
     assert message(cluster).endswith(
-        "no progress since 2026-11-22T20:00:00Z, and spec.rollout allows 1800 s"
+        "no progress since 2026-11-22T20:00:00Z, which is longer than "
+        "spec.rollout.progressDeadlineSeconds (1800) allows"
     )
 
 
