@@ -68,8 +68,9 @@ def _deaths(several: Lanes, endings: Endings, options: argparse.Namespace) -> bo
 
 def _faults(shared: World, several: Lanes, endings: Endings, options: argparse.Namespace) -> bool:
     began = time.monotonic()
-    count = min(options.sample or len(FAULTS), len(FAULTS))
-    chosen = random.Random(options.seed).sample(FAULTS, count)
+    there_are = [fault for fault in FAULTS if options.match in str(fault)]
+    count = min(options.sample or len(there_are), len(there_are))
+    chosen = random.Random(options.seed).sample(there_are, count)
     cells, broken = campaign.faults(shared, several, endings, chosen)
     print(f"\n{tables.faults_table(cells)}\n", flush=True)
     record = {**_run(options, began, broken), "faults": len(FAULTS)}
@@ -94,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tests.crashmatrix", description=__doc__)
     parser.add_argument("--only", choices=("deaths", "faults"), help="one part; default: both")
     parser.add_argument("--sample", type=int, default=0, help="cells of each part; default: all")
+    parser.add_argument(
+        "--match", default="", help="only faults whose phase and victim have this in their name"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="begin no life after so many"
