@@ -34,6 +34,8 @@ class SimulatedCluster:
     reports: dict[str, GroupReport] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     """What the controllers of Jobs and StatefulSets were told, by the objects' names."""
+    sent_to: set[str] = field(default_factory=set)
+    """Pods whose addresses the model's Service has."""
     neighbours: list[ModelBuilder] = field(default_factory=list)
     neighbouring_sets: list[tuple[str, Meta]] = field(default_factory=list)
     progress: dict[str, ShardProgress] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class SimulatedCluster:
                 for kind in ("Job", "StatefulSet")
                 if (kind, name) in self.objects
             },
+            sent_to=frozenset(self.sent_to),
             neighbours=tuple(builder.build() for builder in self.neighbours),
             neighbouring_sets=tuple(self.neighbouring_sets),
         )

@@ -66,6 +66,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [pods]
   verbs: [list, watch]
 - apiGroups: [""]
+  resources: [endpoints]
+  verbs: [get]
+- apiGroups: [""]
   resources: [events]
   verbs: [list, create, patch]
 {{- end -}}

@@ -53,6 +53,7 @@ SERVICES = Resource("v1", "Service", "services")
 PODS = Resource("v1", "Pod", "pods")
 EVENTS = Resource("v1", "Event", "events")
 POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+ENDPOINTS = Resource("v1", "Endpoints", "endpoints")
 BUDGETS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 

@@ -114,14 +114,7 @@ def view_groups(
 ) -> GroupsView:
     """Put together what is observed. The current revision is what the Service says, no memory."""
     target = revision_of(spec, layout, settings) if spec and layout else ""
-    endpoint = next(
-        (
-            s
-            for s in observed.services
-            if s.meta.owner_uid == model.uid and s.meta.name == model.name and not s.meta.deleting
-        ),
-        None,
-    )
+    endpoint = observed.endpoint(model)
     known = {(g.index, g.revision): g for g in model.status.groups}
     terms = _Terms(spec, layout, settings, now)
     sets = (
@@ -132,7 +125,7 @@ def view_groups(
         groups=tuple(
             _view(s, observed, known.get((s.meta.group, s.meta.revision)), terms) for s in sets
         ),
-        current=endpoint.selector.get(labels.REVISION, "") if endpoint else "",
+        current=endpoint.revision if endpoint else "",
         target=target,
         draining=any(pod.meta.revision != target for pod in rank_pods),
     )

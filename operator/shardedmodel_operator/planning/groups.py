@@ -9,6 +9,7 @@ from typing import Any, Literal
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning import labels
+from shardedmodel_operator.planning.drain import still_sent_to
 from shardedmodel_operator.planning.group import (
     Layout,
     endpoint_selector,
@@ -33,16 +34,21 @@ def surplus(
     """StatefulSets and headless Services that should go, for good or to be made anew.
 
     While the target is not known, a revision that may turn out to be it is kept. Suspended, only
-    the target's groups are kept (at no pods): the others could not be made anew as they are.
+    the target's groups are kept (at no pods): the others could not be made anew as they are. A
+    group that the Service no longer selects goes when nothing is sent to it any more.
     """
     keep = {view.target}
     if spec.rollout.strategy == "Surge" and not spec.suspend:
         keep.add(view.current)
 
+    sent_to = {(g.revision, g.index) for g in still_sent_to(view, observed)}
+
     def goes(revision: str, index: int) -> bool:
         if index >= spec.replicas:
             return True
-        return (bool(view.target) or spec.suspend) and revision not in keep
+        if revision in keep:
+            return False
+        return spec.suspend or (bool(view.target) and (revision, index) not in sent_to)
 
     refs = []
     for group in view.groups:
@@ -98,14 +104,9 @@ def wanted(
 
 def _serves(model: ShardedModel, view: GroupsView, observed: Observed) -> bool:
     """Whether the model's Service sends to the target already."""
+    endpoint = observed.endpoint(model)
     selector = endpoint_selector(model.name, view.target)
-    return any(
-        s.meta.owner_uid == model.uid
-        and s.meta.name == model.name
-        and not s.meta.deleting
-        and dict(s.selector) == selector
-        for s in observed.services
-    )
+    return endpoint is not None and dict(endpoint.selector) == selector
 
 
 def taken_names(model: ShardedModel, observed: Observed) -> set[tuple[str, str]]:

@@ -284,6 +284,11 @@ class Service:
         """Trim a Service."""
         return cls(meta=Meta.from_object(body), selector=dict(body["spec"].get("selector") or {}))
 
+    @property
+    def revision(self) -> str:
+        """Revision that it selects, or empty."""
+        return self.selector.get(labels.REVISION, "")
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -303,6 +308,8 @@ class Observed:
     group_reports: Mapping[str, GroupReport] = field(default_factory=dict)
     refusals: Mapping[str, str] = field(default_factory=dict)
     """What Jobs and StatefulSets that lack pods were told when they tried, by their uid."""
+    sent_to: frozenset[str] = frozenset()
+    """Pods that the model's Service sends to, by name; told only while ``drain.asks``."""
     neighbours: tuple[ShardedModel, ...] = ()
     """Other models that keep layouts at the same address. A model that is to stay is told only of
     those that go."""
@@ -316,6 +323,11 @@ class Observed:
         yield from (("Service", service.meta) for service in self.services)
         yield from (("NetworkPolicy", meta) for meta in self.network_policies)
         yield from (("PodDisruptionBudget", meta) for meta in self.disruption_budgets)
+
+    def endpoint(self, model: ShardedModel) -> Service | None:
+        """The Service of the model itself, unless it is on its way out."""
+        own = (s for s in self.services if s.meta.owner_uid == model.uid and not s.meta.deleting)
+        return next((s for s in own if s.meta.name == model.name), None)
 
     def pods_of(self, owner: Meta) -> list[Pod]:
         """Pods that ``owner`` controls and that are not on their way out, by name."""

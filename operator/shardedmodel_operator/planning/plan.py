@@ -19,6 +19,7 @@ from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.api.status import ShardedModelStatus
 from shardedmodel_operator.planning.cache import cache_problem
 from shardedmodel_operator.planning.deletion import plan_deletion
+from shardedmodel_operator.planning.drain import still_sent_to
 from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.group_views import view_groups
 from shardedmodel_operator.planning.groups import surplus, taken_names, wanted
@@ -82,7 +83,7 @@ def _plan_valid(
     guards = protection(model, spec, groups, observed, settings)
     manifests = [*guards.policies, *manifests, *guards.budgets]
     apply = _possible(manifests, taken_names(model, observed), bool(guards.policies))
-    held_back = waits or len(apply) < len(manifests)
+    held_back = waits or len(apply) < len(manifests) or bool(still_sent_to(groups, observed))
     status = status_of(seen, now)
     return Plan(
         status=status,

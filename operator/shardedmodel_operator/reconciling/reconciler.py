@@ -16,11 +16,13 @@ from shardedmodel_operator.api.resource import FINALIZER, ShardedModel
 from shardedmodel_operator.api.status import ShardedModelStatus
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
 from shardedmodel_operator.cluster.client import Cluster
+from shardedmodel_operator.cluster.endpoints import read_sent_to
 from shardedmodel_operator.cluster.events import EventRecorder
 from shardedmodel_operator.cluster.refusals import read_refusal
 from shardedmodel_operator.cluster.reports import ReportClient
 from shardedmodel_operator.cluster.resources import MODELS, Object, resource_of
 from shardedmodel_operator.errors import ClusterAccessDenied, ClusterError, ObjectRejected
+from shardedmodel_operator.planning import drain
 from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.missing import short_of_pods
 from shardedmodel_operator.planning.observed import Observed, report_targets
@@ -90,6 +92,7 @@ class Reconciler:
         observed = replace(observed, neighbours=tuple(map(ShardedModel.from_object, others)))
         if not model.deleting:
             observed = await self._with_refusals(model, observed)
+            observed = await self._with_addresses(model, observed)
             return await self._with_reports(model, observed)
         return replace(observed, neighbouring_sets=tuple(self.cache.neighbouring_sets(key)))
 
@@ -105,6 +108,14 @@ class Reconciler:
             for meta in short_of_pods(model.uid, status, observed, settings, self.now())
         }
         return replace(observed, refusals=refusals) if refusals else observed
+
+    async def _with_addresses(self, model: ShardedModel, observed: Observed) -> Observed:
+        """Add where the model's Service sends to, while groups that it leaves wait for that."""
+        if not drain.asks(model, observed):
+            return observed
+        namespace, name = model.namespace, model.name
+        sent_to = await asyncio.to_thread(read_sent_to, self.cluster, namespace, name)
+        return replace(observed, sent_to=sent_to)
 
     async def _with_reports(self, model: ShardedModel, observed: Observed) -> Observed:
         """Add what running Jobs and groups say of themselves."""

@@ -87,6 +87,7 @@ def test_the_operator_has_no_right_that_it_does_not_use(default: list[Json]) -> 
         *((kind, verb) for kind in ("jobs", "statefulsets", "services") for verb in make),
         *((kind, verb) for kind in ("networkpolicies", "poddisruptionbudgets") for verb in make),
         *(("pods", verb) for verb in watch),
+        ("endpoints", "get"),
         *(("events", verb) for verb in ("list", "create", "patch")),
     }
 

@@ -10,8 +10,16 @@ import pytest
 from shardedmodel_operator.api.resource import FINALIZER
 from shardedmodel_operator.api.status import ShardedModelStatus, ShardingStatus
 from shardedmodel_operator.cluster.cache import Key, ObjectCache
-from shardedmodel_operator.cluster.resources import JOBS, MODELS, PODS, Resource
+from shardedmodel_operator.cluster.resources import (
+    JOBS,
+    MODELS,
+    PODS,
+    SERVICES,
+    STATEFULSETS,
+    Resource,
+)
 from shardedmodel_operator.errors import ClusterAccessDenied, ClusterUnavailable, ObjectRejected
+from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.observed import Observed, ReportTarget
 from shardedmodel_operator.planning.result import EventDraft, ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
@@ -171,6 +179,22 @@ def test_a_job_that_has_lacked_pods_for_long_is_asked_why(
     assert seen is not None
     uid = job["metadata"]["uid"]
     assert seen.refusals == {uid: f"Event of team-a: involvedObject.uid={uid},reason=FailedCreate"}
+
+
+def test_a_group_that_the_service_left_is_looked_up_in_its_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache, world = with_model(), World()
+    revision = {labels.REVISION: "old"}
+    cache.put(SERVICES, child_body("Service", "llama", spec={"selector": {labels.REVISION: "new"}}))
+    cache.put(STATEFULSETS, child_body("StatefulSet", uid="set", extra_labels=revision))
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    cache.put(PODS, child_body("Pod", "llama-old-0-0", owner="set", status=ready))
+    target = {"targetRef": {"kind": "Pod", "name": "llama-old-0-0"}}
+    world.there = {"subsets": [{"addresses": [target]}]}
+    _, seen = reconcile(world, cache, Plan(SAME), monkeypatch)
+    assert seen is not None
+    assert seen.sent_to == {"llama-old-0-0"}
 
 
 def test_what_was_just_applied_is_seen_before_its_event_arrives(
