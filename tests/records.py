@@ -37,7 +37,11 @@ def spread(values: Iterable[float], places: int = 3) -> dict[str, float]:
 
 
 def write(record: Mapping[str, Any], folder: Path, name: str) -> Path:
-    """Write ``name-<date>.json`` into ``folder``, the date being the record's; returns its path."""
+    """Write ``name-<date>.json`` into ``folder``, which is made; returns the file's path.
+
+    The date is the record's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{record['date']}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path

@@ -19,7 +19,7 @@ from benchmarks.scale.paper import Pace, PaperNode
 from benchmarks.scale.stages import Stages
 from benchmarks.scale.table import table
 from benchmarks.scale.world import World
-from tests import records, slots
+from tests import ending, records, slots
 from tests.devcluster import Cluster
 from tests.integration.operator.conftest import CHART, SYSTEM, helm_run, kubeconfig_of
 from tests.integration.operator.world import Admin
@@ -144,6 +144,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1])
     parser.add_argument("--logs", type=Path, help="keep the operators' logs in this folder")
     options = parser.parse_args()
+    ending.unwind_on_sigterm()
+    if options.logs is not None:
+        options.logs.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for record in run(options):
         path = records.write(record, options.output, "scale")

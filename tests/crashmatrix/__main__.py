@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests import records, slots
+from tests import ending, records, slots
 from tests.crashmatrix import campaign, tables
 from tests.crashmatrix.campaign import say
 from tests.crashmatrix.deaths import deaths_of, lives_of, sample
@@ -36,6 +36,7 @@ LANES = 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; fails when a cell did."""
     options = _parser().parse_args(arguments)
+    ending.unwind_on_sigterm()
     logs = Path(tempfile.mkdtemp(prefix="crashmatrix-"))
     say(f"logs of the operators: {logs}")
     failed = False

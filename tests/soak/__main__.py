@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from demo.console import DemoError
 from demo.scenario import DEMO_NAMESPACE
-from tests import slots
+from tests import ending, records, slots
 from tests.devcluster.api import ApiError
 from tests.soak import layouts, memory, report, verdict
 from tests.soak.actor import Actor, Say
@@ -39,15 +37,15 @@ LOCK = threading.Lock()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns 1 when something was found."""
     options = _parser().parse_args(arguments)
+    ending.unwind_on_sigterm()
     script = draw(options.seed, options.models, options.minutes * 60)
     with site(slots.END_TO_END, options.keep) as made:
         outcome = _soak(made, script)
-    told = report.as_json(outcome, datetime.now(UTC).date().isoformat())
+    told = report.as_json(outcome)
+    page = report.as_markdown(told)
     if options.output is not None:
-        path = options.output / f"soak-{told['date']}"
-        path.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
-        path.with_suffix(".md").write_text(report.as_markdown(told))
-    print(report.as_markdown(told))
+        records.write(told, options.output, "soak").with_suffix(".md").write_text(page)
+    print(page)
     return min(len(outcome.findings), 1)
 
 

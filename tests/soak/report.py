@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tests import records
 from tests.soak.actor import Tally
 from tests.soak.choices import Choice
 from tests.soak.memory import MIB, Life
@@ -36,12 +35,10 @@ class Outcome:
     """Events by reason, each with its count."""
 
 
-def as_json(outcome: Outcome, date: str) -> dict[str, Any]:
+def as_json(outcome: Outcome) -> dict[str, Any]:
     """The whole outcome."""
     script, tally = outcome.script, outcome.tally
-    return {
-        "date": date,
-        "machine": {"cores": os.cpu_count(), "platform": platform.platform()},
+    return records.heading("chaos among models on a real cluster, by seed") | {
         "seed": script.seed,
         "minutes": script.seconds / 60,
         "models": len(script.models),
@@ -103,7 +100,7 @@ def as_markdown(told: Mapping[str, Any]) -> str:
         f"# Soak, {told['date']}",
         "",
         f"{told['minutes']:g} minutes, seed {told['seed']}, {told['models']} models, {total} "
-        f"actions on {told['machine']['cores']} cores ({told['machine']['platform']}). Settled "
+        f"actions on {told['machine']['cores']} cores ({told['machine']['system']}). Settled "
         f"{told['settleSeconds']:.0f} s after the last action. Again: `make soak "
         f'SOAK_ARGS="--seed {told["seed"]} --minutes {told["minutes"]:g}"`.',
         "",

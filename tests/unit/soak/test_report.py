@@ -30,7 +30,7 @@ def outcome(*findings: str) -> Outcome:
 
 
 def test_the_json_has_the_seed_and_every_count() -> None:
-    told = json.loads(json.dumps(as_json(outcome(), "2026-11-23")))
+    told = json.loads(json.dumps(as_json(outcome())))
     assert (told["seed"], told["minutes"], told["models"]) == (7, 10, 1)
     assert told["actions"]["kill rank"] == {"done": 3, "nothingThere": 1}
     assert told["objects"] == {"Pod": 5, "ConfigMap": 0}
@@ -38,28 +38,28 @@ def test_the_json_has_the_seed_and_every_count() -> None:
 
 
 def test_the_json_says_what_was_asked_for_and_what_came_of_it() -> None:
-    [model] = as_json(outcome(), "2026-11-23")["end"]
+    [model] = as_json(outcome())["end"]
     assert (model["name"], model["wanted"]["tensor"], model["reason"]) == ("m", 2, "Ready")
 
 
 def test_the_json_has_the_memory_of_each_operator_and_its_slope() -> None:
-    [operator] = as_json(outcome(), "2026-11-23")["operators"]
+    [operator] = as_json(outcome())["operators"]
     assert (operator["startMiB"], operator["endMiB"]) == (100, 100)
     assert (operator["slopeMiBPerMinute"], operator["slopeKiBPerChange"]) == (0, 0)
 
 
 def test_the_page_says_how_to_have_the_run_again() -> None:
-    page = as_markdown(as_json(outcome(), "2026-11-23"))
+    page = as_markdown(as_json(outcome()))
     assert 'make soak SOAK_ARGS="--seed 7 --minutes 10"' in page
 
 
 def test_the_page_names_each_finding_or_says_that_there_is_none() -> None:
-    assert "Findings: none." in as_markdown(as_json(outcome(), "2026-11-23"))
-    assert "- pod x is left" in as_markdown(as_json(outcome("pod x is left"), "2026-11-23"))
+    assert "Findings: none." in as_markdown(as_json(outcome()))
+    assert "- pod x is left" in as_markdown(as_json(outcome("pod x is left")))
 
 
 def test_the_page_leaves_out_what_there_is_none_of() -> None:
-    page = as_markdown(as_json(outcome(), "2026-11-23"))
+    page = as_markdown(as_json(outcome()))
     assert "| kill rank | 3 | 1 |" in page
     assert "kill operator" not in page
     assert "Objects at the end: 5 Pod." in page
