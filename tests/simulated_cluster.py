@@ -12,7 +12,14 @@ from datetime import datetime
 from typing import Any
 
 from shardedmodel_operator.api.resource import FINALIZER, ShardedModel
-from shardedmodel_operator.planning.observed import Job, Meta, Observed, Pod, Service, StatefulSet
+from shardedmodel_operator.planning.objects import (
+    Job,
+    Meta,
+    Pod,
+    Service,
+    StatefulSet,
+)
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.plan import plan
 from shardedmodel_operator.planning.result import EventDraft, Plan
 from shardedmodel_operator.planning.settings import PlanSettings

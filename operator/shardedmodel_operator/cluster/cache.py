@@ -24,7 +24,8 @@ from shardedmodel_operator.cluster.resources import (
     Object,
     Resource,
 )
-from shardedmodel_operator.planning import observed
+from shardedmodel_operator.planning import objects
+from shardedmodel_operator.planning.observed import Observed
 
 TOMBSTONES = 4096
 """Deleted objects that are remembered so that a late event or a late answer cannot revive them;
@@ -43,7 +44,7 @@ class Key(NamedTuple):
 
 def key_of(resource: Resource, body: Object) -> Key | None:
     """The model that ``body`` is or belongs to; None when it names none."""
-    name = body["metadata"]["name"] if resource == MODELS else observed.model_name(body)
+    name = body["metadata"]["name"] if resource == MODELS else objects.model_name(body)
     return Key(body["metadata"]["namespace"], name) if name else None
 
 
@@ -63,12 +64,12 @@ def _without_managed_fields(body: Object) -> Object:
 
 TRIM: Mapping[Resource, Callable[[Object], Any]] = {
     MODELS: _without_managed_fields,
-    JOBS: observed.Job.from_object,
-    STATEFULSETS: observed.StatefulSet.from_object,
-    SERVICES: observed.Service.from_object,
-    PODS: observed.Pod.from_object,
-    POLICIES: observed.Meta.from_object,
-    BUDGETS: observed.Meta.from_object,
+    JOBS: objects.Job.from_object,
+    STATEFULSETS: objects.StatefulSet.from_object,
+    SERVICES: objects.Service.from_object,
+    PODS: objects.Pod.from_object,
+    POLICIES: objects.Meta.from_object,
+    BUDGETS: objects.Meta.from_object,
 }
 """What is kept of each kind: models as they are, children as the planner sees them."""
 
@@ -152,14 +153,14 @@ class ObjectCache:
         found = [models[uid].value for uid in uids if uid != own]
         return [other for other in found if _storage_uri(other) == uri]
 
-    def neighbouring_sets(self, key: Key) -> list[tuple[str, observed.Meta]]:
+    def neighbouring_sets(self, key: Key) -> list[tuple[str, objects.Meta]]:
         """StatefulSets of other models, each with its namespace."""
         entries = self._entries[STATEFULSETS].values()
         return [(e.key.namespace, e.value.meta) for e in entries if e.key != key]
 
-    def observe(self, key: Key) -> observed.Observed:
+    def observe(self, key: Key) -> Observed:
         """What belongs to a model, without reports."""
-        return observed.Observed(
+        return Observed(
             jobs=tuple(self._values(JOBS, key)),
             pods=tuple(self._values(PODS, key)),
             stateful_sets=tuple(self._values(STATEFULSETS, key)),

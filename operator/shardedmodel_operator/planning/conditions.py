@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from shardedmodel_operator.api.status import MESSAGE_LIMIT, Condition, ShardedModelStatus
-from shardedmodel_operator.planning.observed import format_time
+from shardedmodel_operator.planning.objects import format_time
 
 ALWAYS = ("Ready", "Available", "Sharded", "Loaded", "GroupFormed")
 Truth = Literal["True", "False", "Unknown"]

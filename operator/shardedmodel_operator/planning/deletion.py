@@ -18,7 +18,8 @@ from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.failures import pod_fault, worst
 from shardedmodel_operator.planning.job import cleanup_job
 from shardedmodel_operator.planning.job_reports import finished_status, job_summary
-from shardedmodel_operator.planning.observed import Job, Observed, parse_time
+from shardedmodel_operator.planning.objects import Job, parse_time
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.result import EventDraft, ObjectRef, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.sharing import layout_to_delete, layout_uri, maker_of, user_of

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from shardedmodel_operator.planning.observed import ContainerStatus, Pod, Termination
+from shardedmodel_operator.planning.objects import ContainerStatus, Pod, Termination
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.report import Failure
 

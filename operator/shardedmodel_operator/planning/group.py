@@ -12,7 +12,7 @@ from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.cache import cache_flags, cache_mounts, cache_volumes
 from shardedmodel_operator.planning.job import owner_reference
 from shardedmodel_operator.planning.names import group_name
-from shardedmodel_operator.planning.observed import RANK_CONTAINER
+from shardedmodel_operator.planning.objects import RANK_CONTAINER
 from shardedmodel_operator.planning.placement import exclusive_affinity
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.sharing import layout_label

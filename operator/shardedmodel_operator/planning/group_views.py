@@ -19,7 +19,8 @@ from shardedmodel_operator.planning.missing import (
     removal_fault,
     since,
 )
-from shardedmodel_operator.planning.observed import Observed, Pod, StatefulSet
+from shardedmodel_operator.planning.objects import Pod, StatefulSet
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.restarts import Restarts
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_runtime.report import GroupReport

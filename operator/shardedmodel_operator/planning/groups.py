@@ -19,7 +19,8 @@ from shardedmodel_operator.planning.group import (
     stateful_set,
 )
 from shardedmodel_operator.planning.group_views import GroupsView, former_pods
-from shardedmodel_operator.planning.observed import Meta, Observed
+from shardedmodel_operator.planning.objects import Meta
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.result import ObjectRef
 from shardedmodel_operator.planning.settings import PlanSettings
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.job import owner_reference
-from shardedmodel_operator.planning.observed import Meta
+from shardedmodel_operator.planning.objects import Meta
 from shardedmodel_operator.planning.result import ObjectRef
 from shardedmodel_runtime.naming import content_hash
 

@@ -8,7 +8,7 @@ from shardedmodel_operator.api.resource import API_VERSION, KIND, ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.names import cleanup_name, job_name
-from shardedmodel_operator.planning.observed import CLEANUP_CONTAINER, SHARD_CONTAINER
+from shardedmodel_operator.planning.objects import CLEANUP_CONTAINER, SHARD_CONTAINER
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.template import (
     credentials,

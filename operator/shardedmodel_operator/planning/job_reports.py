@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from shardedmodel_operator.api.status import ShardingStatus
-from shardedmodel_operator.planning.observed import Job, Observed, Pod
+from shardedmodel_operator.planning.objects import Job, Pod
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_runtime.report import ShardProgress, ShardSummary
 
 

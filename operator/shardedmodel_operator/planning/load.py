@@ -14,7 +14,7 @@ from shardedmodel_operator.api.status import (
     RankStatus,
 )
 from shardedmodel_operator.planning.group_views import GroupView
-from shardedmodel_operator.planning.observed import Pod
+from shardedmodel_operator.planning.objects import Pod
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.report import RankReport
 

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 from shardedmodel_operator.api.status import ShardedModelStatus
 from shardedmodel_operator.planning.failures import TEXT_LIMIT, Fault
-from shardedmodel_operator.planning.observed import Meta, Observed, Pod, format_time, parse_time
+from shardedmodel_operator.planning.objects import Meta, Pod, format_time, parse_time
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_runtime.errors import excerpt
 

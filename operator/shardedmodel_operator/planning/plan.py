@@ -24,7 +24,8 @@ from shardedmodel_operator.planning.events import transitions
 from shardedmodel_operator.planning.group_views import view_groups
 from shardedmodel_operator.planning.groups import surplus, taken_names, wanted
 from shardedmodel_operator.planning.job import shard_job
-from shardedmodel_operator.planning.observed import Job, Observed
+from shardedmodel_operator.planning.objects import Job
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.progress import deadline
 from shardedmodel_operator.planning.protection import protection, starts_pods
 from shardedmodel_operator.planning.result import ObjectRef, Plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from shardedmodel_operator.api.status import ShardedModelStatus, ShardingStatus
-from shardedmodel_operator.planning.observed import format_time, parse_time
+from shardedmodel_operator.planning.objects import format_time, parse_time
 
 
 def progress_at(before: ShardedModelStatus, after: ShardedModelStatus, now: datetime) -> str:

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from shardedmodel_operator.api.spec import Restart
 from shardedmodel_operator.planning.failures import Fault
 from shardedmodel_operator.planning.missing import since
-from shardedmodel_operator.planning.observed import Pod, format_time, parse_time
+from shardedmodel_operator.planning.objects import Pod, format_time, parse_time
 
 AGAIN_SECONDS = 10
 """A container that ends so long after its group lost readiness has been restarted in vain: the

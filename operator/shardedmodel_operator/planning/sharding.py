@@ -18,7 +18,8 @@ from shardedmodel_operator.planning.job_reports import (
     progress_status,
 )
 from shardedmodel_operator.planning.missing import due_at, missing_fault, since
-from shardedmodel_operator.planning.observed import Job, Observed, Pod
+from shardedmodel_operator.planning.objects import Job, Pod
+from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_operator.planning.sharing import deleter_of, layout_uri
 from shardedmodel_runtime.errors import excerpt

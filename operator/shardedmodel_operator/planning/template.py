@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardedmodel_operator.api.spec import SecretReference
-from shardedmodel_operator.planning.observed import RANK_CONTAINER
+from shardedmodel_operator.planning.objects import RANK_CONTAINER
 
 USER = 65532
 """The conventional non-root user of distroless images; both images have it."""

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from shardedmodel_operator.api.status import Condition, ShardedModelStatus
 from shardedmodel_operator.errors import ClusterError
-from shardedmodel_operator.planning.observed import format_time
+from shardedmodel_operator.planning.objects import format_time
 
 STATUS_MESSAGE_LIMIT = 1024
 """Characters of the server's sentence that a condition carries."""

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from shardedmodel_operator.planning.failures import Fault, pod_fault, worst
-from shardedmodel_operator.planning.observed import Pod
+from shardedmodel_operator.planning.objects import Pod
 from tests.builders_operator import NOW, PodBuilder, failure
 
 

@@ -13,15 +13,14 @@ from shardedmodel_operator.planning.load import (
     load_status,
     view_ranks,
 )
-from shardedmodel_operator.planning.observed import (
+from shardedmodel_operator.planning.objects import (
     Job,
     Meta,
-    Observed,
     Pod,
     StatefulSet,
     model_name,
-    report_targets,
 )
+from shardedmodel_operator.planning.observed import Observed, report_targets
 from shardedmodel_operator.planning.status import worth_writing
 from shardedmodel_runtime.report import GroupReport, RankReport
 from tests.builders_operator import NOW, JobBuilder, ObjectBuilder, PodBuilder, group_report

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardedmodel_operator.planning.observed import Job
+from shardedmodel_operator.planning.objects import Job
 from tests.builders_operator import failure, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardedmodel_operator.api.status import GroupStatus
-from shardedmodel_operator.planning.observed import parse_time
+from shardedmodel_operator.planning.objects import parse_time
 from tests.builders_operator import ModelBuilder, failure, group_report, stamp
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, message, ready, reason, sharded

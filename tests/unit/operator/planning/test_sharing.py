@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shardedmodel_operator.planning import labels
-from shardedmodel_operator.planning.observed import Meta
+from shardedmodel_operator.planning.objects import Meta
 from shardedmodel_operator.planning.sharing import layout_label
 from tests.builders_operator import LAYOUT_HASH, ModelBuilder
 from tests.simulated_cluster import SimulatedCluster
