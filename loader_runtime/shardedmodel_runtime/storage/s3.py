@@ -1,29 +1,16 @@
-"""S3 and what speaks its protocol, through boto3.
-
-Ranges go their own way (``s3_ranges.py``), all else through boto3. boto3's own retries are off:
-they repeat whole requests, where a ranged read resumes behind the bytes that came. Payload
-checksums and signatures of its own are off as well where the protocol does not ask for them: every
-block of a layout has a checksum that outlives the transfer, and a second SHA-256 of every byte
-would take as long as the first.
-"""
+"""S3 and what speaks its protocol: ranges by ``s3_ranges.py``, all else through boto3."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import Loader, create_loader
-from botocore.session import Session, get_session
 from urllib3.exceptions import HTTPError
 
 from shardedmodel_runtime.errors import (
     AccessDenied,
-    ConfigurationError,
     NotFound,
     SourceChanged,
     StorageError,
@@ -40,6 +27,7 @@ from shardedmodel_runtime.storage.base import (
 from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
+from shardedmodel_runtime.storage.s3_client import make_client, new_session
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_errors import (
     Unsupported,
@@ -49,7 +37,6 @@ from shardedmodel_runtime.storage.s3_errors import (
     translate,
 )
 from shardedmodel_runtime.storage.s3_ranges import (
-    CONNECT_TIMEOUT_SECONDS,
     READ_TIMEOUT_SECONDS,
     RangeAnswer,
     RangeReader,
@@ -59,13 +46,9 @@ from shardedmodel_runtime.storage.uri import StoreUri
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 64
-"""Kept connections for all but ranges: more uploads than this are not in flight."""
 SLICE_BYTES = 1024 * 1024
 """Read from the socket between two looks whether the bytes are still wanted. 1 and 16 MiB
 measured alike."""
-DEFAULT_REGION = "us-east-1"
-"""What signatures name where nothing says a region; servers other than AWS do not mind."""
 
 MIN_PART_BYTES = 5 * 1024 * 1024
 """Smallest part but the last that S3 takes (S3 user guide, multipart upload limits)."""
@@ -104,8 +87,8 @@ class S3Store(CountingStore):
         self._bucket = uri.bucket
         self._prefix = f"{uri.path}/" if uri.path else ""
         self._retry = retry or RetryPolicy()
-        session = _new_session()
-        self._client = _make_client(session, options, read_timeout_seconds)
+        session = new_session()
+        self._client = make_client(session, options, read_timeout_seconds)
         self._clock = clock or ServerClock()
         self._clock.sign_requests_of(self._client)
         self._ranges = RangeReader(
@@ -363,61 +346,6 @@ class S3Store(CountingStore):
 
     def _ended_early(self, key: str, missing: int) -> Unavailable:
         return Unavailable(f"{self._where(key)}: the answer ended {missing} bytes early")
-
-
-def _new_session() -> Session:
-    """Begin a session of its own, which shares the descriptions of AWS's services with others."""
-    session = get_session()
-    session.register_component(
-        "data_loader", _descriptions(session.get_config_variable("data_path"))
-    )
-    return session
-
-
-@lru_cache
-def _descriptions(data_path: str | None) -> Loader:
-    """Give what parses them: once, since it takes longer than a hundred requests."""
-    return create_loader(data_path)
-
-
-def _make_client(core: Session, options: StoreOptions, read_timeout_seconds: float) -> Any:
-    keys: dict[str, str] = {}
-    if options.credentials is not None:
-        keys = {
-            "aws_access_key_id": options.credentials.access_key,
-            "aws_secret_access_key": options.credentials.secret_key,
-        }
-        if options.credentials.session_token:
-            keys["aws_session_token"] = options.credentials.session_token
-    session = boto3.session.Session(
-        region_name=options.region or None,
-        botocore_session=core,
-        **keys,
-    )
-    try:
-        return session.client(
-            "s3",
-            endpoint_url=options.endpoint_url or None,
-            region_name=session.region_name or DEFAULT_REGION,
-            config=_client_config(options, read_timeout_seconds),
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"endpointUrl: {error}; use https://host[:port]") from error
-
-
-def _client_config(options: StoreOptions, read_timeout_seconds: float) -> Config:
-    # Servers other than AWS rarely have a DNS name per bucket.
-    style = {"addressing_style": "path"} if options.endpoint_url else {}
-    return Config(
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=read_timeout_seconds,
-        max_pool_connections=MAX_CONNECTIONS,
-        retries={"total_max_attempts": 1},
-        s3={"payload_signing_enabled": False, **style},
-        signature_version="s3v4",  # of presigned URLs too, which were version 2 by default
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
 
 
 def _whole_size(answer: Mapping[str, Any]) -> int:

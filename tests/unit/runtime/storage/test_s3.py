@@ -25,6 +25,7 @@ from shardedmodel_runtime.storage.options import Credentials, StoreOptions
 from shardedmodel_runtime.storage.reading import Cancelled, Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
+from shardedmodel_runtime.storage.s3_client import make_client
 from shardedmodel_runtime.storage.s3_writer import S3Writer
 from shardedmodel_runtime.storage.uri import parse_uri
 
@@ -126,7 +127,7 @@ def make(
     ranges: Ranges | None = None,
     attempts: int = 3,
 ) -> S3Store:
-    monkeypatch.setattr(s3, "_make_client", lambda *arguments: client or Client())
+    monkeypatch.setattr(s3, "make_client", lambda *arguments: client or Client())
     monkeypatch.setattr(s3, "RangeReader", lambda *arguments: ranges)
     retry = RetryPolicy(attempts=attempts, base_seconds=0, sleep=lambda seconds: None)
     return S3Store(parse_uri("s3://bucket/prefix"), StoreOptions(), retry)
@@ -426,15 +427,15 @@ def test_a_missing_bucket_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_endpoint_that_only_the_client_refuses_is_refused_by_its_field() -> None:
     options = StoreOptions("http://-x-", credentials=Credentials("key", "secret"))
     with pytest.raises(ConfigurationError, match=r"endpointUrl: .*http://-x-"):
-        s3._make_client(get_session(), options, 30)
+        make_client(get_session(), options, 30)
 
 
 def test_no_endpoint_means_a_name_per_bucket_and_an_endpoint_paths() -> None:
     credentials = Credentials("key", "secret", "token")
-    aws = s3._make_client(
+    aws = make_client(
         get_session(), StoreOptions(region="eu-central-1", credentials=credentials), 30
     )
-    own = s3._make_client(
+    own = make_client(
         get_session(), StoreOptions("http://localhost:1", credentials=credentials), 30
     )
     assert aws.meta.region_name == "eu-central-1"

@@ -13,8 +13,9 @@ from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 from botocore.session import get_session
 
 from shardedmodel_runtime.errors import AccessDenied, NotFound, Unavailable
-from shardedmodel_runtime.storage import s3, s3_ranges
+from shardedmodel_runtime.storage import s3_ranges
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
+from shardedmodel_runtime.storage.s3_client import make_client
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_ranges import RangeReader
 
@@ -68,7 +69,7 @@ def make(monkeypatch: pytest.MonkeyPatch, *answers: Answer | Exception) -> tuple
     monkeypatch.setattr(s3_ranges, "URLLib3Session", lambda **settings: http)
     session = get_session()
     options = StoreOptions("http://localhost:1", credentials=Credentials("key", "secret"))
-    client = s3._make_client(session, options, 30)
+    client = make_client(session, options, 30)
     clock = ServerClock(lambda: NOW)
     clock.sign_requests_of(client)
     return RangeReader(client, session, clock, "bucket", 30), http
