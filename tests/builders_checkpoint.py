@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -225,6 +225,11 @@ class MemoryStore(CountingStore):
         """Describe all objects under ``prefix``."""
         self._request("list", prefix)
         return [self._info(key) for key in sorted(self.objects) if key.startswith(prefix)]
+
+    def folders(self) -> Sequence[str]:
+        """Names of what comes before the first slash of the keys."""
+        self._request("folders", "")
+        return sorted({key.partition("/")[0] for key in self.objects if "/" in key})
 
     def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
         """Read an object whole."""

@@ -22,6 +22,12 @@ COMMON_FOLDER = "common"
 SOURCE_FOLDER = "source"
 """Of the small files that a layout keeps of its checkpoint."""
 
+_LAYOUT_KEY = re.compile(
+    rf"(?:{COMMON_FOLDER}|(?:tp|pp|ep)-[a-z0-9.-]+)/part-\d{{5,}}\.safetensors(?:\.json)?"
+    rf"|{SOURCE_FOLDER}/[^/]+"
+)
+"""Objects, their records and the checkpoint's small files; the manifest is not among them."""
+
 HASH_LENGTH = 20
 """Hex digits kept of a SHA-256: 80 bits, beyond accident among a store's layouts, and short
 enough for a Kubernetes label (63)."""
@@ -90,6 +96,11 @@ def layout_hash(
 def is_layout_name(name: str) -> bool:
     """Whether a folder's name is one that layouts are given, and not somebody's own."""
     return re.fullmatch(f"[0-9a-f]{{{HASH_LENGTH}}}", name) is not None
+
+
+def is_layout_key(key: str) -> bool:
+    """Whether a key is one that what lies below a layout's folders is given."""
+    return _LAYOUT_KEY.fullmatch(key) is not None
 
 
 def folder_of(

@@ -122,6 +122,9 @@ class ShardProgress(Told):
     """How far the pre-shard Job is; its ``/report`` while it runs."""
 
     kind: Literal["ShardProgress"] = "ShardProgress"
+    layout_hash: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{8,64})?$")] = Field(
+        default="", description="of the layout that is being written; empty before"
+    )
     objects: int = Field(ge=0)
     bytes: int = Field(ge=0, description="bytes of all objects of the layout")
     bytes_done: int = Field(ge=0, description="bytes written so far")

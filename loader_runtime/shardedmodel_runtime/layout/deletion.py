@@ -3,16 +3,24 @@
 The manifest goes first, so that from then on the layout does not exist; what it said stays beside
 it until everything else is gone, so that a deletion that is interrupted can be finished. Only
 the folders that it names are looked into: nothing beside the layout can be touched.
+
+A layout without a manifest is one that a Job began and did not finish. Of its folder, whose name
+is a layout's, goes what has the names of a layout's objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from shardedmodel_runtime.errors import LayoutError, NotFound, excerpt
 from shardedmodel_runtime.layout.manifest import MANIFEST_BYTES_LIMIT, Manifest
-from shardedmodel_runtime.naming import MANIFEST_KEY, SOURCE_FOLDER
+from shardedmodel_runtime.naming import (
+    MANIFEST_KEY,
+    SOURCE_FOLDER,
+    is_layout_key,
+    is_layout_name,
+)
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.uri import join_uri
 
@@ -23,7 +31,7 @@ DELETE_THREADS = 8
 
 
 def delete_layout(store: ObjectStore) -> int:
-    """Delete the layout at the store's root.
+    """Delete the layout at the store's root, finished or not.
 
     Returns:
         How many objects were deleted; 0 when there was no layout, which is no error.
@@ -35,18 +43,32 @@ def delete_layout(store: ObjectStore) -> int:
     data = _read(store, MANIFEST_KEY)
     begun = data if data is not None else _read(store, DELETED_KEY)
     if begun is None:
-        return 0
+        return _delete_unfinished(store)
     manifest = Manifest.parse(begun, join_uri(store.uri, MANIFEST_KEY))
     _require_own_folder(store, manifest)
     if data is not None:
         store.write(DELETED_KEY, data)
         store.delete(MANIFEST_KEY)
-    keys = sorted({*(item.key for item in manifest.objects), *_found(store, manifest)})
-    with ThreadPoolExecutor(DELETE_THREADS, thread_name_prefix="delete") as executor:
-        list(executor.map(store.delete, keys))
-    store.drop_unfinished()
+    folders = {item.key.rpartition("/")[0] for item in manifest.objects if "/" in item.key}
+    found = _found(store, {*folders, SOURCE_FOLDER})
+    keys = {*(item.key for item in manifest.objects), *found}
+    _delete_all(store, keys)
     store.delete(DELETED_KEY)
     return len(keys) + 1
+
+
+def _delete_unfinished(store: ObjectStore) -> int:
+    if not is_layout_name(_folder_name(store)):
+        return 0
+    keys = {key for key in _found(store, store.folders()) if is_layout_key(key)}
+    _delete_all(store, keys)
+    return len(keys)
+
+
+def _delete_all(store: ObjectStore, keys: Collection[str]) -> None:
+    with ThreadPoolExecutor(DELETE_THREADS, thread_name_prefix="delete") as executor:
+        list(executor.map(store.delete, sorted(keys)))
+    store.drop_unfinished()
 
 
 def _read(store: ObjectStore, key: str) -> bytes | None:
@@ -57,7 +79,7 @@ def _read(store: ObjectStore, key: str) -> bytes | None:
 
 
 def _require_own_folder(store: ObjectStore, manifest: Manifest) -> None:
-    folder = store.uri.rstrip("/").rpartition("/")[2]
+    folder = _folder_name(store)
     if folder != manifest.layout_hash:
         raise LayoutError(
             f"{store.uri}: the folder is not named {manifest.layout_hash}, as its manifest says; "
@@ -65,12 +87,15 @@ def _require_own_folder(store: ObjectStore, manifest: Manifest) -> None:
         )
 
 
-def _found(store: ObjectStore, manifest: Manifest) -> Iterator[str]:
-    """Keys of what lies beside the objects: records of a Job that was killed, small files."""
-    folders = {item.key.rpartition("/")[0] + "/" for item in manifest.objects if "/" in item.key}
-    for folder in sorted(folders | {f"{SOURCE_FOLDER}/"}):
+def _folder_name(store: ObjectStore) -> str:
+    return store.uri.rstrip("/").rpartition("/")[2]
+
+
+def _found(store: ObjectStore, folders: Iterable[str]) -> Iterator[str]:
+    """Keys of all that lies there: objects, records of a Job that was killed, small files."""
+    for folder in sorted(folders):
         try:
-            found = store.list(folder)
+            found = store.list(f"{folder}/")
         except NotFound:
             continue
         yield from (info.key for info in found)

@@ -134,6 +134,7 @@ class ShardJob:
         rate = written / elapsed if elapsed > 0 else 0.0
         done = self._bytes_found + written
         return ShardProgress(
+            layout_hash=saver.layout_hash if saver else "",
             objects=len(self._share),
             bytes=self._share_bytes,
             bytes_done=done,

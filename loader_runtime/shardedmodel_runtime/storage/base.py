@@ -8,6 +8,7 @@ one gets the bytes of that state or :class:`~shardedmodel_runtime.errors.SourceC
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -163,6 +164,10 @@ class ObjectStore(ReadableStore, Protocol):
         Raises:
             NotFound: the bucket does not exist. (A folder is made at the first write.)
         """
+        ...
+
+    def folders(self) -> Sequence[str]:
+        """Names of the folders directly below the root, in order; none where there is no root."""
         ...
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:

@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from shardedmodel_runtime.errors import (
@@ -80,6 +80,15 @@ class LocalStore(CountingStore):
                 ),
                 key=lambda info: info.key,
             )
+
+    def folders(self) -> Sequence[str]:
+        """Names of the folders directly below this one; none where it is not there."""
+        self.count(requests=1)
+        try:
+            with self.translated(""):
+                return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
+        except NotFound:
+            return []
 
     def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
         """Read a small file whole."""

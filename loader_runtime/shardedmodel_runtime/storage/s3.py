@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -114,17 +114,28 @@ class S3Store(CountingStore):
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """Describe the objects directly in folder ``prefix``, page by page."""
         root = self._prefix + prefix
-        found: list[ObjectInfo] = []
+        return [
+            ObjectInfo(item["Key"][len(self._prefix) :], int(item["Size"]), _digest(item))
+            for page in self._listed(root)
+            for item in page.get("Contents", [])
+            if item["Key"] != root
+        ]
+
+    def folders(self) -> Sequence[str]:
+        """Names of the prefixes directly below this one, page by page."""
+        return [
+            item["Prefix"][len(self._prefix) : -1]
+            for page in self._listed(self._prefix)
+            for item in page.get("CommonPrefixes", [])
+        ]
+
+    def _listed(self, root: str) -> Iterator[dict[str, Any]]:
         more: dict[str, Any] = {}
         while True:
             page = self._call("list_objects_v2", "", Key=None, Prefix=root, Delimiter="/", **more)
-            found += [
-                ObjectInfo(item["Key"][len(self._prefix) :], int(item["Size"]), _digest(item))
-                for item in page.get("Contents", [])
-                if item["Key"] != root
-            ]
+            yield page
             if not page.get("IsTruncated"):
-                return found
+                return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:

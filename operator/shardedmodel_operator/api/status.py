@@ -70,6 +70,8 @@ class ShardingStatus(ApiModel):
     """Number of the latest Job."""
     layout_hash: Annotated[str, StringConstraints(max_length=64)] = ""
     """Names the finished layout by its content; empty until there is one."""
+    unfinished_layout: Annotated[str, StringConstraints(max_length=64)] = ""
+    """Names the layout that a Job began and has not finished."""
     manifest_uri: LongText = ""
     """Address of the layout's manifest."""
     objects: Count = 0

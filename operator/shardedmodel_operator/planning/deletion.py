@@ -17,7 +17,11 @@ from shardedmodel_operator.api.status import ShardingStatus
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.failures import pod_fault, worst
 from shardedmodel_operator.planning.job import cleanup_job
-from shardedmodel_operator.planning.job_reports import finished_status, job_summary
+from shardedmodel_operator.planning.job_reports import (
+    finished_status,
+    job_summary,
+    unfinished_layout,
+)
 from shardedmodel_operator.planning.objects import Job, parse_time
 from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.result import EventDraft, ObjectRef, Plan
@@ -67,7 +71,7 @@ def plan_deletion(
 
 
 def _made_meanwhile(model: ShardedModel, observed: Observed) -> ShardingStatus | None:
-    """What a Job finished that nobody had looked at before the model was asked to go."""
+    """What a Job finished or began that nobody had seen before the model was asked to go."""
     if model.spec is None or layout_to_delete(model) or model.spec.storage.retention == "Retain":
         return None
     request = spec_request_hash(model.spec)
@@ -76,6 +80,9 @@ def _made_meanwhile(model: ShardedModel, observed: Observed) -> ShardingStatus |
             summary = job_summary(observed, job)
             if summary is not None:
                 return finished_status(summary, request, job.attempt)
+            if begun := unfinished_layout(observed, job):
+                told = model.status.sharding or ShardingStatus(request_hash=request)
+                return told.model_copy(update={"unfinished_layout": begun})
     return None
 
 

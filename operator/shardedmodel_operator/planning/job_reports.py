@@ -69,13 +69,24 @@ def progress_status(status: ShardingStatus, observed: Observed, job: Job) -> Sha
     Each tells of its own share. One that has ended tells no more, so figures never fall while the
     attempt is the same.
     """
-    pods = (pod.meta.name for pod in observed.pods_of(job.meta))
-    told = [observed.shard_progress[pod] for pod in pods if pod in observed.shard_progress]
+    told = _progress(observed, job)
     if status.layout_hash or not told:
         return status
     done = max(sum(p.bytes_done for p in told), status.bytes_done)
     total = max(sum(p.bytes for p in told), status.bytes, done)
-    return status.model_copy(update=_figures(told, done, total, status.furthest_bytes))
+    begun = unfinished_layout(observed, job) or status.unfinished_layout
+    figures = _figures(told, done, total, status.furthest_bytes)
+    return status.model_copy(update={"unfinished_layout": begun, **figures})
+
+
+def unfinished_layout(observed: Observed, job: Job) -> str:
+    """Hash of the layout that a Job's pods write; empty while none tells."""
+    return next((p.layout_hash for p in _progress(observed, job) if p.layout_hash), "")
+
+
+def _progress(observed: Observed, job: Job) -> list[ShardProgress]:
+    pods = (pod.meta.name for pod in observed.pods_of(job.meta))
+    return [observed.shard_progress[pod] for pod in pods if pod in observed.shard_progress]
 
 
 def _figures(told: list[ShardProgress], done: int, total: int, furthest: int) -> dict[str, Any]:

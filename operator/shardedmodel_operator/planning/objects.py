@@ -231,6 +231,11 @@ class Job:
         return self.succeeded or self.failed
 
     @property
+    def cuts(self) -> bool:
+        """Whether it cuts the checkpoint; another one deletes a layout."""
+        return self.meta.role == labels.ROLE_SHARD
+
+    @property
     def request(self) -> str:
         """Request hash that it works on."""
         return self.meta.labels.get(labels.REQUEST, "")

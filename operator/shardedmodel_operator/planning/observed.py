@@ -66,21 +66,22 @@ class ReportTarget:
     """``ShardProgress`` or ``GroupReport``."""
 
 
-def report_targets(uid: str, observed: Observed) -> list[ReportTarget]:
-    """What to pull before planning: running Jobs, and rank 0 of every group of the model ``uid``.
+def report_targets(model: ShardedModel, observed: Observed) -> list[ReportTarget]:
+    """What to pull before planning: running Jobs, and rank 0 of every group of the model.
 
-    A ready group is asked as well: its report is where status heals from when it was lost.
+    A ready group is asked as well: its report is where status heals from when it was lost. Of a
+    model that goes only Jobs are, for what they have begun to write.
     """
     targets = []
     for job in observed.jobs:
-        if job.meta.owner_uid == uid and not job.finished:
+        if job.meta.owner_uid == model.uid and job.cuts and not job.finished:
             targets += [
                 ReportTarget(pod.meta.name, report_url(pod.ip), "ShardProgress")
                 for pod in observed.pods_of(job.meta)
                 if pod.running
             ]
-    for group in observed.stateful_sets:
-        if group.meta.owner_uid == uid:
+    for group in () if model.deleting else observed.stateful_sets:
+        if group.meta.owner_uid == model.uid:
             targets += [
                 ReportTarget(group.meta.name, report_url(pod.ip), "GroupReport")
                 for pod in observed.pods_of(group.meta)

@@ -151,7 +151,9 @@ def _status_now(
         return finished_status(summary, cached.request_hash, job.attempt)
     if not cached.layout_hash and cached.attempt != job.attempt:
         cached = ShardingStatus(
-            request_hash=cached.request_hash, furthest_bytes=cached.furthest_bytes
+            request_hash=cached.request_hash,
+            furthest_bytes=cached.furthest_bytes,
+            unfinished_layout=cached.unfinished_layout,
         )
     pods = sum(pod.meta.owner_uid == job.meta.uid for pod in observed.pods)
     missed = not job.finished and pods < job.workers

@@ -21,10 +21,11 @@ def layout_label(uri: str) -> str:
 
 
 def layout_to_delete(model: ShardedModel) -> str:
-    """Hash of the layout that goes with a model; empty when none does."""
-    if model.spec is not None and model.spec.storage.retention == "Retain":
+    """Hash of the layout, finished or begun, that goes with a model; empty when none does."""
+    told = model.status.sharding
+    if told is None or (model.spec is not None and model.spec.storage.retention == "Retain"):
         return ""
-    return model.status.sharding.layout_hash if model.status.sharding else ""
+    return told.layout_hash or told.unfinished_layout
 
 
 def layout_uri(spec: ShardedModelSpec, name: str) -> str:

@@ -29,6 +29,7 @@ from shardedmodel_operator.planning.observed import Observed, report_targets
 from shardedmodel_operator.planning.plan import plan
 from shardedmodel_operator.planning.result import EventDraft, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
+from shardedmodel_operator.planning.sharing import layout_to_delete
 from shardedmodel_operator.planning.status import PROGRESS_SECONDS, worth_writing
 from shardedmodel_operator.reconciling.refusal import refused
 
@@ -94,6 +95,8 @@ class Reconciler:
             observed = await self._with_refusals(model, observed)
             observed = await self._with_addresses(model, observed)
             return await self._with_reports(model, observed)
+        if not layout_to_delete(model):
+            observed = await self._with_reports(model, observed)
         return replace(observed, neighbouring_sets=tuple(self.cache.neighbouring_sets(key)))
 
     async def _set_finalizer(self, body: Object, present: bool) -> Object:
@@ -119,7 +122,7 @@ class Reconciler:
 
     async def _with_reports(self, model: ShardedModel, observed: Observed) -> Observed:
         """Add what running Jobs and groups say of themselves."""
-        targets = report_targets(model.uid, observed)
+        targets = report_targets(model, observed)
         if not targets:
             return observed
         shards, groups = await self.reports.pull(targets)

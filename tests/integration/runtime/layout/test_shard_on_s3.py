@@ -18,6 +18,7 @@ import pytest
 from safetensors import safe_open
 
 from shardedmodel_runtime.errors import NotFound, SourceChanged, Unavailable
+from shardedmodel_runtime.layout.deletion import delete_layout
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.recombine import recombine_layout
@@ -298,6 +299,20 @@ def test_a_terminated_job_publishes_nothing(
     assert bucket.uploads() == []
 
 
+def test_what_a_killed_job_had_begun_can_be_deleted(
+    bucket: Bucket, large: tuple[Path, Checkpoint], command: Callable[..., Command]
+) -> None:
+    job = command(bucket, bucket.upload(large[0], "model"))
+    job.wait_until_uploading(bucket)
+    job.process.kill()
+    job.end()
+    assert bucket.uploads() != []
+    (layout,) = {key.split("/")[1] for key in (*bucket.keys("shards/"), *bucket.uploads())}
+    with bucket.open(f"{bucket.uri}/shards/{layout}") as store:
+        delete_layout(store)
+    assert (bucket.keys("shards/"), bucket.uploads()) == ([], [])
+
+
 def test_progress_is_served_while_the_job_runs(
     bucket: Bucket,
     large: tuple[Path, Checkpoint],
@@ -313,7 +328,8 @@ def test_progress_is_served_while_the_job_runs(
         metrics = answer.read().decode()
     code, out, err = job.end()
     assert code == 0, err
-    assert progress.bytes == json.loads(out)["bytes"]
+    summary = ShardSummary.model_validate_json(out)
+    assert (progress.bytes, progress.layout_hash) == (summary.bytes, summary.layout_hash)
     assert f"shardedmodel_shard_bytes {progress.bytes}\n" in metrics
 
 

@@ -179,6 +179,12 @@ def test_a_folder_is_listed_without_its_folders(store: ObjectStore) -> None:
     assert [info.key for info in store.list("sub/")] == ["sub/c"]
 
 
+def test_folders_are_named_without_files(store: ObjectStore) -> None:
+    for key in ("b", "sub/c", "sub/deeper/d"):
+        store.write(key, b"x")
+    assert store.folders() == ["sub"]
+
+
 def test_deleting_twice_is_fine(store: ObjectStore) -> None:
     store.write("a", b"x")
     store.delete("a")

@@ -7,6 +7,7 @@ import pytest
 from shardedmodel_operator.api.resource import FINALIZER
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.deletion import CLEANUP_MARGIN
+from shardedmodel_runtime.report import ShardProgress
 from tests.builders_operator import LAYOUT_HASH, ModelBuilder, PodBuilder, failure, stamp, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, ready
@@ -61,6 +62,58 @@ def test_a_layout_that_was_finished_unseen_before_the_deletion_goes_as_well() ->
     end_cleanup(cluster, "Complete")
     cluster.settle()
     assert (event_reasons(cluster)[-1], finalizers(cluster)) == ("LayoutDeleted", [])
+
+
+def begin_to_write(cluster: SimulatedCluster) -> None:
+    """Let the Job's pod tell which layout it writes."""
+    name = cluster.job_pod().running().body["metadata"]["name"]
+    cluster.progress[name] = ShardProgress(
+        layout_hash=LAYOUT_HASH, objects=2, bytes=9, bytes_done=1, bytes_per_second=1, seconds=1
+    )
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_a_layout_that_is_being_cut_goes_when_its_writer_has_gone(seen: bool) -> None:
+    cluster = SimulatedCluster(deletable())
+    cluster.settle()
+    begin_to_write(cluster)
+    if seen:
+        cluster.settle()
+    cluster.builder.deleting(cluster.now)
+    while not (ended := cluster.step().delete):
+        assert not cluster.model_is_gone
+    assert [ref.kind for ref in ended] == ["Job"]
+    cluster.settle()
+    assert NAME in cluster.names("Job")
+    end_cleanup(cluster, "Complete")
+    cluster.settle()
+    assert (event_reasons(cluster)[-1], finalizers(cluster)) == ("LayoutDeleted", [])
+
+
+def test_what_a_failed_attempt_began_goes_as_well() -> None:
+    cluster = SimulatedCluster(deletable())
+    cluster.settle()
+    begin_to_write(cluster)
+    cluster.settle()
+    cluster.progress.clear()
+    cluster.end_job("Failed", 4, failure("Unavailable"))
+    cluster.pass_time(LIMIT)
+    cluster.settle()
+    cluster.builder.deleting(cluster.now)
+    cluster.settle()
+    assert NAME in cluster.names("Job")
+
+
+def test_a_finished_layout_is_no_unfinished_one() -> None:
+    cluster = SimulatedCluster(deletable())
+    cluster.settle()
+    begin_to_write(cluster)
+    cluster.settle()
+    assert cluster.model.status.sharding is not None
+    assert cluster.model.status.sharding.unfinished_layout == LAYOUT_HASH
+    cluster.end_job("Complete", 0, summary().to_json())
+    cluster.settle()
+    assert cluster.model.status.sharding.unfinished_layout == ""
 
 
 def test_a_model_that_goes_before_it_has_a_layout_is_not_held() -> None:

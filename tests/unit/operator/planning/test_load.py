@@ -23,7 +23,16 @@ from shardedmodel_operator.planning.objects import (
 from shardedmodel_operator.planning.observed import Observed, report_targets
 from shardedmodel_operator.planning.status import worth_writing
 from shardedmodel_runtime.report import GroupReport, RankReport
-from tests.builders_operator import NOW, JobBuilder, ObjectBuilder, PodBuilder, group_report
+from tests.builders_operator import (
+    NOW,
+    JobBuilder,
+    ModelBuilder,
+    ObjectBuilder,
+    PodBuilder,
+    group_report,
+)
+
+MODEL = ModelBuilder().build()
 
 
 def a_group(
@@ -148,14 +157,14 @@ def observed(*pods: PodBuilder, job: JobBuilder | None = None) -> Observed:
 
 def test_rank_0_is_asked_for_its_group() -> None:
     running = [PodBuilder(f"tiny-0-{n}", "uid-set").running(ip=f"10.0.0.{n}") for n in range(2)]
-    (target,) = report_targets("uid-tiny", observed(*running))
+    (target,) = report_targets(MODEL, observed(*running))
     assert (target.key, target.kind) == ("tiny-0", "GroupReport")
     assert target.url == "http://10.0.0.0:8080/report"
 
 
 def test_an_ipv6_address_is_bracketed() -> None:
     (target,) = report_targets(
-        "uid-tiny", observed(PodBuilder("tiny-0-0", "uid-set").running(ip="fd00::1"))
+        MODEL, observed(PodBuilder("tiny-0-0", "uid-set").running(ip="fd00::1"))
     )
     assert target.url == "http://[fd00::1]:8080/report"
 
@@ -163,15 +172,26 @@ def test_an_ipv6_address_is_bracketed() -> None:
 def test_a_running_job_is_asked_and_a_finished_one_is_not() -> None:
     job = JobBuilder("0" * 20)
     pod = PodBuilder("pod", job.body["metadata"]["uid"], "shard").running()
-    (target,) = report_targets("uid-tiny", observed(pod, job=job))
+    (target,) = report_targets(MODEL, observed(pod, job=job))
     assert (target.key, target.kind) == ("pod", "ShardProgress")
-    assert report_targets("uid-tiny", observed(pod, job=job.ended("Complete"))) == []
+    assert report_targets(MODEL, observed(pod, job=job.ended("Complete"))) == []
 
 
 def test_nobody_is_asked_who_does_not_run_or_belongs_to_another() -> None:
     waiting = PodBuilder("tiny-0-0", "uid-set")
-    assert report_targets("uid-tiny", observed(waiting)) == []
-    assert report_targets("uid-other", observed(waiting.running())) == []
+    assert report_targets(MODEL, observed(waiting)) == []
+    other = ModelBuilder("other").build()
+    assert report_targets(other, observed(waiting.running())) == []
+
+
+def test_of_a_model_that_goes_only_the_job_that_cuts_is_asked() -> None:
+    leaving = ModelBuilder().deleting(NOW).build()
+    job = JobBuilder("0" * 20)
+    cutting = PodBuilder("pod", job.body["metadata"]["uid"], "shard").running()
+    rank = PodBuilder("tiny-0-0", "uid-set").running()
+    assert [t.key for t in report_targets(leaving, observed(rank, cutting, job=job))] == ["pod"]
+    job.body["metadata"]["labels"][labels.ROLE] = labels.ROLE_CLEANUP
+    assert report_targets(leaving, observed(rank, cutting, job=job)) == []
 
 
 def test_objects_tell_their_model_or_none() -> None:

@@ -62,6 +62,31 @@ def test_a_layout_that_is_not_there_is_deleted_already(layout: Path) -> None:
     assert delete(layout) == 0
 
 
+def test_a_layout_that_was_begun_and_never_finished_goes_as_well(layout: Path) -> None:
+    (layout / "manifest.json").unlink()
+    count = len(files(layout))
+    assert delete(layout) == count
+    assert files(layout) == set()
+
+
+def test_of_a_folder_without_manifest_only_what_a_job_wrote_goes(layout: Path) -> None:
+    (layout / "manifest.json").unlink()
+    own = {"notes/part-00000.safetensors", "common/notes.txt", "readme"}
+    for name in own:
+        (layout / name).parent.mkdir(exist_ok=True)
+        (layout / name).write_text("mine")
+    delete(layout)
+    assert files(layout) == own
+
+
+def test_a_folder_of_somebodys_own_name_is_no_unfinished_layout(layout: Path) -> None:
+    renamed = layout.rename(layout.with_name("precious"))
+    (renamed / "manifest.json").unlink()
+    before = files(renamed)
+    assert delete(renamed) == 0
+    assert files(renamed) == before
+
+
 class Interrupted(LocalStore):
     """A store that answers no more after some deletions."""
 

@@ -175,6 +175,16 @@ def test_a_folder_is_listed_without_what_is_on_its_way(store: LocalStore) -> Non
     writer.abort()
 
 
+def test_folders_are_named_without_files(store: LocalStore) -> None:
+    for key in ("b", "sub/c", "sub/deeper/d"):
+        store.write(key, b"x")
+    assert store.folders() == ["sub"]
+
+
+def test_a_folder_that_is_not_there_has_no_folders(tmp_path: Path) -> None:
+    assert LocalStore(parse_uri((tmp_path / "none").as_uri())).folders() == []
+
+
 def test_deleting_twice_is_fine(store: LocalStore) -> None:
     store.write("a", b"x")
     store.delete("a")

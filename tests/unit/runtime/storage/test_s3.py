@@ -278,6 +278,20 @@ def test_all_pages_of_a_listing_are_read(monkeypatch: pytest.MonkeyPatch) -> Non
     assert client.calls[1][1]["ContinuationToken"] == "t"
 
 
+def test_folders_are_the_prefixes_of_all_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(
+        list_objects_v2=[
+            {
+                "CommonPrefixes": [{"Prefix": "prefix/a/"}],
+                "IsTruncated": True,
+                "NextContinuationToken": "t",
+            },
+            {"Contents": [], "CommonPrefixes": [{"Prefix": "prefix/b/"}]},
+        ]
+    )
+    assert make(monkeypatch, client).folders() == ["a", "b"]
+
+
 def test_a_lost_answer_to_the_completion_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(
         create_multipart_upload=[{"UploadId": "u"}],
