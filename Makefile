@@ -91,6 +91,7 @@ bench-loader: setup ## Compare loaders on S3, a web server and files; writes ben
 	@$(BIN)/python -m benchmarks.loader
 	@$(BIN)/python -m benchmarks.scaling
 	@$(BIN)/python -m benchmarks.growth
+	@$(BIN)/python -m benchmarks.forming
 
 .PHONY: scale
 scale: setup ## Measure the operator with 10, 100 and 1,000 models; writes benchmarks/, over an hour

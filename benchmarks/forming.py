@@ -1,0 +1,92 @@
+"""How long a group takes to form, beside its load: the manifest, the store, the barrier.
+
+All ranks but one are started and wait with their weights; then the last one is. What it spends in
+each phase is what the group waits for it. Run with ``make bench-loader``; writes
+``forming-<date>.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.presharder import big_llama
+from tests import records
+from tests.builders_checkpoint import llama_shapes, write_checkpoint
+from tests.builders_layout import shard
+from tests.builders_pods import Pod, PodGroup, eventually
+from tests.s3server import S3Server
+
+RANKS = (2, 4, 8)
+MEGABYTES = 100
+"""Of the model: what is measured does not depend on it, and memory for eight ranks is scarce."""
+ROUNDS = 5
+PHASES = ("join", "metadata", "barrier")
+BUCKET = "forming"
+
+
+def measure(ranks: int, layout: str, rounds: int) -> dict[str, Any]:
+    """Form groups of ``ranks`` one after another; gives each phase's seconds, of two ranks.
+
+    Of the first rank the manifest's seconds: it reads it for all. Of the last one all phases.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="forming-") as name:
+            arguments = ("--backend", "gloo")
+            group = PodGroup(layout, Path(name), ranks, arguments=arguments)
+            try:
+                _form(group)
+                reports = {rank.rank: rank.phase_seconds for rank in group.ranks()}
+            finally:
+                group.stop()
+        found["manifest"].append(reports[0]["metadata"])
+        for phase in PHASES:
+            found[phase].append(reports[ranks - 1][phase])
+        found["together"].append(sum(reports[ranks - 1][phase] for phase in PHASES))
+    return {"ranks": ranks} | {name: records.spread(seconds, 4) for name, seconds in found.items()}
+
+
+def _form(group: PodGroup) -> None:
+    last = group.world_size - 1
+    for ordinal in range(last):
+        group.start(ordinal)
+    eventually(lambda: all(map(_has_weights, group.pods.values())), "loaded")
+    group.start(last)
+    group.wait_ready()
+
+
+def _has_weights(pod: Pod) -> bool:
+    return pod.is_served and pod.own_rank(pod.ordinal).state == "loaded"
+
+
+def main() -> None:
+    """Measure, and write the dated file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.forming", description=__doc__)
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, metavar="N")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    config = big_llama(MEGABYTES)
+    with tempfile.TemporaryDirectory(prefix="forming-") as name, S3Server() as server:
+        os.environ |= server.environment | {"AWS_ENDPOINT_URL_S3": server.endpoint_url}
+        with closing(server.client()) as client:
+            client.create_bucket(Bucket=BUCKET)
+        model = Path(name) / "model"
+        write_checkpoint(model, config, llama_shapes(config), dtype="BF16")
+        groups = [
+            measure(ranks, shard(model.as_uri(), f"s3://{BUCKET}", ranks)[2], options.rounds)
+            for ranks in options.ranks
+        ]
+    record = records.heading("a group that waits for its last rank, on loopback, over gloo")
+    record |= {"rounds": options.rounds, "loadAverage": round(os.getloadavg()[0], 1)}
+    print(records.write(record | {"seconds": groups}, options.output, "forming"))
+
+
+if __name__ == "__main__":
+    main()
