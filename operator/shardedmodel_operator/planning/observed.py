@@ -31,8 +31,8 @@ class Observed:
     sent_to: frozenset[str] = frozenset()
     """Pods that the model's Service sends to, by name; told only while ``drain.asks``."""
     neighbours: tuple[ShardedModel, ...] = ()
-    """Other models that keep layouts at the same address. A model that is to stay is told only of
-    those that go."""
+    """Other models that keep layouts at the same address and have the same source, or the same
+    layout. A model that is to stay is told only of those that go."""
     neighbouring_sets: tuple[tuple[str, Meta], ...] = ()
     """StatefulSets of other models, each with its namespace; told only to a model that goes."""
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shardedmodel_operator.cluster import cache as cache_module
@@ -167,17 +169,44 @@ def test_a_child_belongs_to_the_model_that_its_label_names() -> None:
     assert str(LLAMA) == "team-a/llama"
 
 
-def test_neighbours_are_the_other_models_whose_layouts_are_at_the_same_address() -> None:
-    cache, own = ObjectCache(), model_body()
-    elsewhere = model_body("far", uid="uid-far")
-    elsewhere["spec"] = {"storage": {"uri": "s3://other"}}
-    near = model_body("near", uid="uid-near")
-    near["spec"] = {"storage": {"uri": "s3://shards/"}}
-    broken = model_body("broken", uid="uid-broken")
-    broken["spec"] = {"storage": None}
-    for body in (own, elsewhere, near, broken):
+def neighbour(
+    name: str, storage: str = "s3://shards", source: str = "s3://models/llama", layout: str = ""
+) -> dict[str, Any]:
+    body = model_body(name, uid=f"uid-{name}")
+    body["spec"] = {"storage": {"uri": storage}, "source": {"uri": source}}
+    body["status"] = {"sharding": {"layoutHash": layout}}
+    return body
+
+
+def names_of_neighbours(own: dict[str, Any], *others: dict[str, Any]) -> list[str]:
+    cache = ObjectCache()
+    for body in (own, *others):
         cache.put(MODELS, body)
-    assert [body["metadata"]["name"] for body in cache.neighbours(own)] == ["near"]
+    return [body["metadata"]["name"] for body in cache.neighbours(own)]
+
+
+def test_neighbours_keep_layouts_of_the_same_source_at_the_same_address() -> None:
+    broken = model_body("broken", uid="uid-broken")
+    broken["spec"] = {"storage": None, "source": None}
+    others = (
+        neighbour("near", storage="s3://shards/", source="s3://models/llama/"),
+        neighbour("far", storage="s3://other"),
+        neighbour("different", source="s3://models/bert"),
+        broken,
+    )
+    assert names_of_neighbours(model_body(), *others) == ["near"]
+
+
+@pytest.mark.parametrize("field", ["layoutHash", "unfinishedLayout"])
+def test_who_has_the_same_layout_is_a_neighbour_whatever_its_source_is_called(field: str) -> None:
+    own = model_body()
+    own["status"] = {"sharding": {field: "aa"}}
+    others = (
+        neighbour("same", source="s3://mirror/llama", layout="aa"),
+        neighbour("another", source="s3://mirror/bert", layout="bb"),
+        neighbour("none", source="s3://mirror/none"),
+    )
+    assert names_of_neighbours(own, *others) == ["same"]
 
 
 def test_models_that_stay_are_told_of_neighbours_that_go_alone() -> None:
