@@ -84,11 +84,20 @@ class Api:
     async def watch(
         self, resource: Resource, selector: str, see: Callable[[str, Json], None]
     ) -> None:
-        """Tell ``see`` of every object and event of a kind, for ever."""
+        """Tell ``see`` of every object and event of a kind, for ever.
+
+        The server ends the watch of a client that falls behind; what was deleted until the next
+        list is told by its absence.
+        """
         path = resource.path(None)
+        known: dict[str, Json] = {}
         while True:
             listed = await self.request("GET", f"{path}?labelSelector={selector}")
-            for body in listed["items"]:
+            there = {body["metadata"]["uid"]: body for body in listed["items"]}
+            for uid in known.keys() - there.keys():
+                see("DELETED", known[uid])
+            known = there
+            for body in there.values():
                 see("ADDED", body)
             version = listed["metadata"]["resourceVersion"]
             query = f"labelSelector={selector}&watch=1&timeoutSeconds={WATCH_SECONDS}"
@@ -96,7 +105,12 @@ class Api:
                 if event["type"] == "ERROR":
                     # Too old: the list tells what was missed.
                     break
-                see(event["type"], event["object"])
+                body = event["object"]
+                if event["type"] == "DELETED":
+                    known.pop(body["metadata"]["uid"], None)
+                else:
+                    known[body["metadata"]["uid"]] = body
+                see(event["type"], body)
 
     async def _events(self, path: str) -> AsyncIterator[Json]:
         async with self._session.get(path) as answer:
