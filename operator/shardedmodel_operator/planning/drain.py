@@ -13,9 +13,14 @@ from shardedmodel_operator.planning.observed import Observed
 
 
 def asks(model: ShardedModel, observed: Observed) -> bool:
-    """Whether ``Observed.sent_to`` matters: ready pods exist that the Service does not select."""
+    """Whether ``Observed.sent_to`` matters: ready pods exist that the Service does not select.
+
+    Not while it still selects the former revision, and the new one's pods become ready.
+    """
     endpoint = observed.endpoint(model)
     if model.deleting or endpoint is None or not endpoint.revision:
+        return False
+    if model.status.update_revision not in ("", endpoint.revision):
         return False
     return any(
         pod.ready

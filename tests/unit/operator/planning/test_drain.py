@@ -86,6 +86,7 @@ def test_a_revision_that_never_served_goes_at_once() -> None:
 
 def test_addresses_are_asked_for_only_while_something_waits_for_them() -> None:
     cluster, _, new = surging()
+    cluster.rank_pod(new[0], 0).running(ready=True)
     assert not asks(cluster.model, cluster.observed())
     cluster, _, new = switched()
     assert asks(cluster.model, cluster.observed())
