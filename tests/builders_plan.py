@@ -12,7 +12,8 @@ from shardedmodel_runtime.checkpoint import CheckpointMetadata, SourceTensor
 from shardedmodel_runtime.formats.dtypes import tensor_bytes
 from shardedmodel_runtime.formats.hf import parse_config
 from shardedmodel_runtime.layout.cutting import TensorCutter
-from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, ManifestSource
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestSource
 from shardedmodel_runtime.layout.objects import plan_objects
 from shardedmodel_runtime.layout.reading import row_cut, share_of, tensor_pieces
 from shardedmodel_runtime.layout.recombine import HeldPiece, recombine_tensor

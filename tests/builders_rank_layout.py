@@ -13,10 +13,9 @@ import xxhash
 
 from shardedmodel_runtime.formats.dtypes import alignment
 from shardedmodel_runtime.formats.safetensors import build_header
-from shardedmodel_runtime.layout.manifest import (
-    BLOCK_ALGORITHM,
+from shardedmodel_runtime.layout.manifest import BLOCK_ALGORITHM, Manifest
+from shardedmodel_runtime.layout.manifest_content import (
     LayoutObject,
-    Manifest,
     ManifestCut,
     ManifestParallelism,
     ManifestSource,

@@ -6,7 +6,7 @@ import threading
 
 from shardedmodel_runtime.errors import LayoutError, NotFound
 from shardedmodel_runtime.layout.digests import ObjectDigest
-from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.uri import join_uri

@@ -18,7 +18,8 @@ from shardedmodel_runtime.errors import (
 )
 from shardedmodel_runtime.formats.companions import COMPANION_BYTES_LIMIT, is_companion
 from shardedmodel_runtime.formats.hf import CONFIG_KEY
-from shardedmodel_runtime.layout.manifest import Manifest, ManifestFile
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.manifest_content import ManifestFile
 from shardedmodel_runtime.storage.base import ObjectStore, ReadableStore
 from shardedmodel_runtime.storage.uri import join_uri
 

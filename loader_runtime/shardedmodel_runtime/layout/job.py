@@ -16,8 +16,8 @@ from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.errors import ConfigurationError, StorageError
 from shardedmodel_runtime.layout.companions import copy_companions
 from shardedmodel_runtime.layout.finding import find_layout
-from shardedmodel_runtime.layout.manifest import (
-    Manifest,
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.manifest_content import (
     ManifestFile,
     ManifestSource,
     ManifestSourceObject,

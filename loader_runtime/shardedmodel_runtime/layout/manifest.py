@@ -3,20 +3,19 @@
 The manifest is written last, so a layout without one does not exist. Readers take its word for
 keys, sizes and checksums and never list a store; so what it says is checked here, before any of
 it is used (``layout/proof.py``): sizes, blocks, keys, and that every rank gets what it needs.
-``docs/layout-format.md`` is the specification.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound, excerpt
-from shardedmodel_runtime.formats.companions import COMPANION_BYTES_LIMIT, is_companion
+from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestContent
 from shardedmodel_runtime.layout.placement import (
     PlacedTensor,
     numbers_in,
@@ -28,13 +27,11 @@ from shardedmodel_runtime.naming import (
     LAYOUT_FORMAT,
     LAYOUT_FORMAT_VERSION,
     MANIFEST_KEY,
-    SOURCE_FOLDER,
     is_layout_name,
 )
-from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism, RankCoordinate
-from shardedmodel_runtime.report import Wire
-from shardedmodel_runtime.sharding.cuts import AxisCut, LocalPiece, TensorCut
-from shardedmodel_runtime.sharding.rules import VOCAB_MULTIPLE, Rule
+from shardedmodel_runtime.parallelism import RankCoordinate
+from shardedmodel_runtime.sharding.cuts import LocalPiece, TensorCut
+from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.uri import join_uri
 
@@ -44,154 +41,6 @@ BLOCK_ALGORITHM = "xxh3-128"
 """Guards against accidents at memory speed; the SHA-256 of an object is for signatures."""
 MANIFEST_BYTES_LIMIT = 256 * 1024 * 1024
 """Largest manifest that is read: 1,000,000 tensors at some 100 bytes, and their checksums."""
-
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Block = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-
-
-class ManifestSourceObject(Wire):
-    """One object of the checkpoint that the layout was cut from."""
-
-    key: Name
-    bytes: Count
-    digest: Name
-
-
-class ManifestFile(Wire):
-    """A small file of the checkpoint (configuration, tokenizer) that the layout keeps a copy of."""
-
-    name: Name
-    bytes: int = Field(ge=0, le=COMPANION_BYTES_LIMIT)
-    sha256: Sha256
-
-    @model_validator(mode="after")
-    def _has_a_plain_name(self) -> Self:
-        if not is_companion(self.name):
-            raise ValueError(f"{excerpt(self.name)!r} is not the name of a file that layouts keep")
-        return self
-
-    @property
-    def key(self) -> str:
-        """Where it lies in the layout."""
-        return f"{SOURCE_FOLDER}/{self.name}"
-
-
-class ManifestSource(Wire):
-    """The checkpoint that the layout was cut from."""
-
-    uri: Name
-    revision: str = ""
-    model_type: str = ""
-    objects: list[ManifestSourceObject]
-    files: list[ManifestFile] = Field(default_factory=list)
-
-
-class ManifestParallelism(Wire):
-    """The degrees that the layout was cut for."""
-
-    tensor: int = Field(ge=1, le=MAX_DEGREE)
-    pipeline: int = Field(default=1, ge=1, le=MAX_DEGREE)
-    expert: int = Field(default=1, ge=1, le=MAX_DEGREE)
-
-
-class ManifestAxis(Wire):
-    """One cut dimension of a tensor; its fields are those of ``AxisCut``."""
-
-    over: Literal["tensor", "expert"]
-    dim: Count
-    ranges: list[list[tuple[Count, Count]]]
-    pad: list[Count]
-
-
-class ManifestCut(Wire):
-    """How some tensors are cut, all alike; its fields are those of ``TensorCut``."""
-
-    dtype: Name
-    cast_from: Name | None = None
-    shape: list[Count]
-    strategy: Name
-    axes: list[ManifestAxis]
-    stages: list[Count] | None = None
-    expert: Count | None = None
-    added_once: bool = False
-
-    @classmethod
-    def of(cls, cut: TensorCut) -> ManifestCut:
-        """As it stands in a manifest."""
-        return cls(
-            dtype=cut.dtype,
-            cast_from=cut.cast_from,
-            shape=list(cut.shape),
-            strategy=cut.strategy,
-            axes=[
-                ManifestAxis(
-                    over=axis.over,
-                    dim=axis.dim,
-                    ranges=[list(spans) for spans in axis.ranges],
-                    pad=list(axis.pad),
-                )
-                for axis in cut.axes
-            ],
-            stages=None if cut.stages is None else list(cut.stages),
-            expert=cut.expert,
-            added_once=cut.added_once,
-        )
-
-    def to_cut(self) -> TensorCut:
-        """As the rest of the runtime knows it."""
-        axes = tuple(
-            AxisCut(axis.over, axis.dim, tuple(map(tuple, axis.ranges)), tuple(axis.pad))
-            for axis in self.axes
-        )
-        return TensorCut(
-            self.dtype,
-            tuple(self.shape),
-            self.strategy,
-            axes,
-            self.cast_from,
-            None if self.stages is None else tuple(self.stages),
-            self.expert,
-            self.added_once,
-        )
-
-
-class ManifestRule(Wire):
-    """One of the user's rules; its fields are those of ``Rule``, which a plan checks by its use."""
-
-    match: str
-    strategy: str
-    transposed: bool = False
-    parts: list[str | int] = Field(default_factory=list)
-    inner: str = ""
-    uneven: Literal["refuse", "chunk"] = "refuse"
-    multiple: int = VOCAB_MULTIPLE
-
-    @classmethod
-    def of(cls, rule: Rule) -> ManifestRule:
-        """As it stands in a manifest."""
-        return cls(**asdict(rule))
-
-    def to_rule(self) -> Rule:
-        """As the rest of the runtime knows it."""
-        return Rule(**{**self.model_dump(), "parts": tuple(self.parts)})
-
-
-class LayoutObject(Wire):
-    """One safetensors object and what is in it; a rank needs those whose ``ranks`` hold it.
-
-    ``tensors`` are runs ``[first, stop)`` of the manifest's tensors; they lie in the object by
-    falling alignment of their dtype and, within one alignment, in the manifest's order.
-    """
-
-    key: Name
-    ranks: Annotated[list[Count], Field(min_length=1)]
-    bytes: Count
-    sha256: Sha256
-    blocks: list[Block]
-    data_start: Count
-    tensors: list[tuple[Count, Count]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,38 +60,13 @@ class StoredPiece:
     start: int
 
 
-class Manifest(Wire):
-    """The whole of ``manifest.json``."""
-
-    format: Literal["shardedmodel.dev/layout"]
-    version: Literal[2]
-    layout_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
-    created_by: Annotated[str, StringConstraints(max_length=128)] = ""
-    source: ManifestSource
-    parallelism: ManifestParallelism
-    dtype: Literal["keep", "bfloat16", "float16", "float32"] = "keep"
-    plan_digest: Name
-    rules: list[ManifestRule] = Field(default_factory=list)
-    block_bytes: int = Field(ge=4096, le=2**30)
-    block_algorithm: Literal["xxh3-128"]
-    cuts: list[ManifestCut]
-    entries: list[tuple[Name, Count]] = Field(alias="tensors")
-    objects: list[LayoutObject]
+class Manifest(ManifestContent):
+    """A layout that was proven whole."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         check_manifest(self)
         return self
-
-    @property
-    def world_size(self) -> int:
-        """Ranks of one group."""
-        return self.degrees.world_size
-
-    @cached_property
-    def degrees(self) -> Parallelism:
-        """The degrees as the rest of the runtime knows them."""
-        return Parallelism(**self.parallelism.model_dump())
 
     @cached_property
     def user_rules(self) -> tuple[Rule, ...]:
@@ -250,20 +74,10 @@ class Manifest(Wire):
         return tuple(rule.to_rule() for rule in self.rules)
 
     @cached_property
-    def distinct_cuts(self) -> tuple[TensorCut, ...]:
-        """The cuts that differ, by the number that ``entries`` give them."""
-        return tuple(cut.to_cut() for cut in self.cuts)
-
-    @cached_property
     def tensors(self) -> Mapping[str, TensorCut]:
         """How each tensor is cut, in the order of the source; equal cuts are one object."""
         cuts = self.distinct_cuts
         return {name: cuts[number] for name, number in self.entries}
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The tensors by their number."""
-        return tuple(name for name, _ in self.entries)
 
     @cached_property
     def total_bytes(self) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +18,11 @@ import numpy.typing as npt
 from shardedmodel_runtime.errors import ConfigurationError, InvalidSafetensors, excerpt
 from shardedmodel_runtime.formats.dtypes import CASTABLE, DTYPE_BITS, tensor_bytes
 from shardedmodel_runtime.formats.safetensors import DATA_ALIGNMENT
+from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestContent
 from shardedmodel_runtime.layout.placement import Run
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut, cover
 from shardedmodel_runtime.storage.base import is_plain_key
-
-if TYPE_CHECKING:
-    from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest
 
 Numbers = npt.NDArray[np.int32]
 
@@ -35,7 +32,7 @@ REPEATING_STRATEGIES = ("heads", "packed", "experts")
 """Strategies by which several ranks may hold the same rows: fewer key-value heads than ranks."""
 
 
-def check_manifest(manifest: Manifest) -> None:
+def check_manifest(manifest: ManifestContent) -> None:
     """See that a manifest does not contradict itself and that its layout is complete.
 
     Raises:
@@ -108,7 +105,7 @@ def _axis_problems(cut: TensorCut, axis: AxisCut, degree: int) -> Iterator[str]:
         yield f"a range of dimension {axis.dim} begins or ends inside a byte"
 
 
-def _check_entries(manifest: Manifest) -> None:
+def _check_entries(manifest: ManifestContent) -> None:
     if len(set(manifest.names)) < len(manifest.names):
         raise ValueError("tensors: two have the same name")
     for name, number in manifest.entries:
@@ -126,7 +123,7 @@ def _check_keys(keys: Sequence[str]) -> None:
         raise ValueError("two objects have the same key")
 
 
-def _check_object(manifest: Manifest, item: LayoutObject, kinds: Numbers) -> Numbers:
+def _check_object(manifest: ManifestContent, item: LayoutObject, kinds: Numbers) -> Numbers:
     """Check one object by itself.
 
     Returns:
@@ -155,7 +152,7 @@ def _check_object(manifest: Manifest, item: LayoutObject, kinds: Numbers) -> Num
     return numbers
 
 
-def _data_bytes(manifest: Manifest, item: LayoutObject, kinds: Numbers, label: str) -> int:
+def _data_bytes(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, label: str) -> int:
     """Bytes of an object's pieces, which have to be the same for all its ranks."""
     places = [manifest.degrees.coordinate(rank) for rank in item.ranks]
     differ = {
@@ -180,7 +177,7 @@ def _data_bytes(manifest: Manifest, item: LayoutObject, kinds: Numbers, label: s
     return total
 
 
-def _check_each_rank(manifest: Manifest, kinds: Numbers, held: Sequence[Numbers]) -> None:
+def _check_each_rank(manifest: ManifestContent, kinds: Numbers, held: Sequence[Numbers]) -> None:
     """See that every rank holds what the cuts say, once."""
     if manifest.world_size * len(kinds) > MAX_HOLDINGS:
         raise ValueError(f"{len(kinds)} tensors on {manifest.world_size} ranks are too many")

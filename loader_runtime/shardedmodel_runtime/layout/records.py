@@ -15,14 +15,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from shardedmodel_runtime.errors import NotFound, StorageError
-from shardedmodel_runtime.layout.manifest import (
-    BLOCK_BYTES,
-    Block,
-    Count,
-    LayoutObject,
-    Name,
-    Sha256,
-)
+from shardedmodel_runtime.layout.manifest import BLOCK_BYTES
+from shardedmodel_runtime.layout.manifest_content import Block, Count, LayoutObject, Name, Sha256
 from shardedmodel_runtime.layout.objects import PlannedObject
 from shardedmodel_runtime.report import Wire
 from shardedmodel_runtime.storage.base import ObjectStore

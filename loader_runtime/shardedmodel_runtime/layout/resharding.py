@@ -27,7 +27,8 @@ from shardedmodel_runtime.formats.hf import CONFIG_BYTES_LIMIT, CONFIG_KEY, pars
 from shardedmodel_runtime.layout.assembling import Block, Holding, TensorAssembly
 from shardedmodel_runtime.layout.checking import CheckedObject
 from shardedmodel_runtime.layout.companions import read_companion
-from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, ManifestFile
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestFile
 from shardedmodel_runtime.layout.placement import PieceCache, numbers_in
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore, too_large

@@ -15,11 +15,9 @@ from contextlib import contextmanager
 import shardedmodel_runtime
 from shardedmodel_runtime.errors import LayoutError, StorageError
 from shardedmodel_runtime.layout.buffers import BufferPool
-from shardedmodel_runtime.layout.manifest import (
-    BLOCK_ALGORITHM,
-    BLOCK_BYTES,
+from shardedmodel_runtime.layout.manifest import BLOCK_ALGORITHM, BLOCK_BYTES, Manifest
+from shardedmodel_runtime.layout.manifest_content import (
     LayoutObject,
-    Manifest,
     ManifestCut,
     ManifestParallelism,
     ManifestRule,

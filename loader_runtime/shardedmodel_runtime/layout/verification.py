@@ -15,7 +15,8 @@ from shardedmodel_runtime.errors import (
 from shardedmodel_runtime.formats.safetensors import TensorEntry, parse_header
 from shardedmodel_runtime.layout.companions import read_companion
 from shardedmodel_runtime.layout.digests import ObjectDigest
-from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, block_spans
+from shardedmodel_runtime.layout.manifest import Manifest, block_spans
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore
 
 OBJECTS_AT_ONCE = 4

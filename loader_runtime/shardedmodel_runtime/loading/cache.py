@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from shardedmodel_runtime.errors import excerpt
-from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena
 from shardedmodel_runtime.report import CACHE_TROUBLE
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 
 from shardedmodel_runtime.errors import ChecksumMismatch, StorageError
-from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena, MappedArena
 from shardedmodel_runtime.loading.cache import CacheWriter, CachingArena, NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from shardedmodel_runtime.errors import ConfigurationError
-from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest, read_manifest
+from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import arena_maker, choose_device
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig

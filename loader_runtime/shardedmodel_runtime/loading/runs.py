@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 
 
 @dataclass(frozen=True, slots=True)

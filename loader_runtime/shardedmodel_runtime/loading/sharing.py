@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from shardedmodel_runtime.errors import GroupError, excerpt
-from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 
 
 def own_part(item: LayoutObject, rank: int) -> range:

@@ -12,7 +12,8 @@ from operator import mul
 import torch
 
 from shardedmodel_runtime.formats.dtypes import alignment
-from shardedmodel_runtime.layout.manifest import LayoutObject, Manifest
+from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.sharding.cuts import LocalPiece
 
 TORCH_DTYPES: dict[str, torch.dtype] = {

@@ -22,12 +22,11 @@ from shardedmodel_runtime.errors import (
     excerpt,
 )
 from shardedmodel_runtime.layout.companions import read_companion
-from shardedmodel_runtime.layout.manifest import (
+from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.manifest_content import (
     LayoutObject,
-    Manifest,
     ManifestSource,
     ManifestSourceObject,
-    read_manifest,
 )
 from shardedmodel_runtime.layout.objects import PlannedObject, plan_objects
 from shardedmodel_runtime.layout.placement import PlacedTensor

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from shardedmodel_runtime.errors import AccessDenied, ChecksumMismatch, LayoutError
 from shardedmodel_runtime.formats.companions import COMPANION_BYTES_LIMIT, is_companion
 from shardedmodel_runtime.layout.companions import copy_companions, read_companion
-from shardedmodel_runtime.layout.manifest import ManifestFile
+from shardedmodel_runtime.layout.manifest_content import ManifestFile
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.storage.base import ObjectInfo
 from shardedmodel_runtime.storage.opening import open_store

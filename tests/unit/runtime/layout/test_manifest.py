@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 
 from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, StorageError
-from shardedmodel_runtime.layout.manifest import (
-    Manifest,
-    ManifestRule,
-    block_spans,
-    read_manifest,
-)
+from shardedmodel_runtime.layout.manifest import Manifest, block_spans, read_manifest
+from shardedmodel_runtime.layout.manifest_content import ManifestRule
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.rules import Rule

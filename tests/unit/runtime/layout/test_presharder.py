@@ -7,7 +7,8 @@ import pytest
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, SourceChanged, Unavailable
-from shardedmodel_runtime.layout.manifest import ManifestSource, read_manifest
+from shardedmodel_runtime.layout.manifest import read_manifest
+from shardedmodel_runtime.layout.manifest_content import ManifestSource
 from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.recombine import recombine_layout
 from shardedmodel_runtime.layout.saver import (

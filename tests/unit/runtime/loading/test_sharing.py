@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, GroupError
-from shardedmodel_runtime.layout.manifest import LayoutObject
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
 from shardedmodel_runtime.loading.sharing import Sharing, own_part
