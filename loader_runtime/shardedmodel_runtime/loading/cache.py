@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 LOCK_SUFFIX = ".lock"
 POLL_SECONDS = 0.05
 """Between two looks whether a peer has let go of an object."""
+WORTH_SHARING_BYTES = 16 * 1024 * 1024
+"""Of an object that ranks of a pod share: a smaller one, of less than a block, is read before its
+other reader would have been waited for."""
 STALE_SECONDS = 24 * 3600.0
 """Age of a temporary file that nobody writes any more: no load takes a day."""
 
@@ -127,12 +130,14 @@ class NodeCache:
     Args:
         folder: where entries are; made if it is not there.
         limit_bytes: of all entries together; None: what the disk holds.
+        peers: ranks, of which only what several hold is kept; empty: everything is.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int | None) -> None:
+    def __init__(self, folder: Path, limit_bytes: int | None, peers: Collection[int] = ()) -> None:
         self.folder = folder
         self.error = ""
         self._limit = limit_bytes
+        self._peers = frozenset(peers)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -145,8 +150,17 @@ class NodeCache:
             self.error = f"{CACHE_TROUBLE}{self.folder}: {reason}; loading goes on without it"
             logger.warning("%s", self.error)
 
+    def keeps(self, item: LayoutObject) -> bool:
+        """Whether ``item`` is one that the cache is for."""
+        if not self._peers:
+            return True
+        several = len(self._peers.intersection(item.ranks)) > 1
+        return several and item.bytes >= WORTH_SHARING_BYTES
+
     def holds(self, item: LayoutObject) -> bool:
         """Whether there is an entry for ``item``, which is the latest used from now on."""
+        if not self.keeps(item):
+            return False
         path = self.folder / item.sha256
         try:
             if path.stat().st_size != item.bytes:
@@ -185,7 +199,10 @@ class NodeCache:
 
     @contextmanager
     def writer(self, item: LayoutObject) -> Iterator[CacheWriter | None]:
-        """Begin an entry; committed by the caller, removed otherwise. None: there is no room."""
+        """Begin an entry; committed by the caller, removed otherwise.
+
+        None: there is no room, or ``item`` is not kept.
+        """
         writer = self._begin(item)
         try:
             yield writer
@@ -194,7 +211,9 @@ class NodeCache:
                 writer.close()
 
     def _begin(self, item: LayoutObject) -> CacheWriter | None:
-        if self.error or (self._limit is not None and item.bytes > self._limit):
+        if self.error or not self.keeps(item):
+            return None
+        if self._limit is not None and item.bytes > self._limit:
             return None
         try:
             self._make_room(item.bytes)

@@ -93,6 +93,10 @@ class ModelLoadConfig(Options):
     cache_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of the cache, the least recently used of which give way; None: the disk's."""
 
+    cache_peers: tuple[int, ...] = ()
+    """Ranks for whose sake alone there is a cache: only what several of them hold goes into it,
+    and nobody is told of its troubles. Empty: it keeps all that this rank loads."""
+
     share_common: bool = False
     """Read what several ranks hold once together, each a part, and exchange the parts over the
     process group. For ranks that begin together, as under torchrun."""

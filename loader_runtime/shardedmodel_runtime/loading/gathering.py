@@ -81,13 +81,17 @@ class Gatherer:
         """
         if self._sharing is not None:
             self._share(self._sharing, items)
-        elif self._cache is None:
+        elif self._cache is None or (self._config.cache_peers and self._maps(self._store)):
             self._ask_store(items)
         else:
-            missing = [item for item in items if not self._from_cache(self._cache, item)]
-            for item in self._fetch_unlocked(self._cache, missing):
-                self._await_peer(self._cache, item)
+            self._share_cache(self._cache, items)
         return [self._arenas[item.key] for item in items]
+
+    def _share_cache(self, cache: NodeCache, items: Sequence[LayoutObject]) -> None:
+        """Take what the cache has, fetch what no peer does, and then wait for the peers."""
+        missing = [item for item in items if not self._from_cache(cache, item)]
+        for item in self._fetch_unlocked(cache, missing):
+            self._await_peer(cache, item)
 
     def _share(self, sharing: Sharing, items: Sequence[LayoutObject]) -> None:
         """Read this rank's parts, exchange them, and check what came from others."""
@@ -126,6 +130,9 @@ class Gatherer:
         with ExitStack() as locks:
             mine: list[LayoutObject] = []
             for item in items:
+                if not cache.keeps(item):
+                    mine.append(item)
+                    continue
                 got = locks.enter_context(cache.lock(item, wait_until=0.0))
                 if cache.error or (got and not self._from_cache(cache, item)):
                     mine.append(item)
@@ -220,8 +227,12 @@ class Gatherer:
     @contextmanager
     def _opened(self, store: ObjectStore) -> Iterator[tuple[RangeStore, ArenaMaker]]:
         """Decide how a store is read: what gives its bytes, and what takes them."""
-        if not (self._map_files and isinstance(store, LocalStore) and can_map(store.root)):
+        if not (isinstance(store, LocalStore) and self._maps(store)):
             yield store, self._make_arena
             return
         with MappedStore(store) as mapped:
             yield mapped, lambda item: MappedArena(mapped.map(item.key, item.bytes))
+
+    def _maps(self, store: ObjectStore) -> bool:
+        """Whether a store's objects are mapped where they lie, which shares them by itself."""
+        return self._map_files and isinstance(store, LocalStore) and can_map(store.root)

@@ -77,7 +77,7 @@ class DistributedCheckpointLoader:
         self.device = choose_device(config.device, config.local_rank)
         self.progress = Progress()
         self._store = store or open_layout(config)
-        self._cache = NodeCache(Path(config.cache), config.cache_bytes) if config.cache else None
+        self._cache = _cache_of(config)
         self._before = (0, 0)
 
     @property
@@ -108,7 +108,9 @@ class DistributedCheckpointLoader:
     @property
     def cache_error(self) -> str:
         """Why the load goes on without the node's cache; empty while it does not."""
-        return self._cache.error if self._cache is not None else ""
+        if self._cache is None or self.config.cache_peers:
+            return ""
+        return self._cache.error
 
     def load(
         self, manifest: Manifest | None = None, *, into: LoadedShard | None = None
@@ -188,6 +190,12 @@ class DistributedCheckpointLoader:
         return LoadReport(
             **self.figures(), cache_error=self.cache_error, seconds=seconds, phase_seconds=phases
         )
+
+
+def _cache_of(config: ModelLoadConfig) -> NodeCache | None:
+    if not config.cache:
+        return None
+    return NodeCache(Path(config.cache), config.cache_bytes, config.cache_peers)
 
 
 def load(config: ModelLoadConfig) -> LoadedShard:

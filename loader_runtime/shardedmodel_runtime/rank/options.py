@@ -72,6 +72,9 @@ class RankOptions(Options):
     cache_bytes: int | None = Field(default=None, gt=0)
     """Most bytes of the cache; None: what its disk holds."""
 
+    cache_peers: tuple[int, ...] = ()
+    """Ranks of this pod, when the cache is theirs alone; see ``ModelLoadConfig``."""
+
     deadline_seconds: float | None = Field(default=None, gt=0)
     """Longest time that the load of a rank may take; None: no limit beyond the store's retries."""
 
@@ -97,6 +100,7 @@ class RankOptions(Options):
                 "concurrency": self.concurrency,
                 "cache": self.cache,
                 "cache_bytes": self.cache_bytes,
+                "cache_peers": self.cache_peers,
                 "deadline_seconds": self.deadline_seconds,
             }
         )

@@ -22,6 +22,7 @@ from shardedmodel_runtime.rank.child import Child, kill, spawn
 from shardedmodel_runtime.rank.metrics import render
 from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.rank.options import Place, RankOptions
+from shardedmodel_runtime.rank.shared_memory import SharedMemory, share
 from shardedmodel_runtime.report import GroupReport
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Supervisor:
         self._place = place
         self._first_rank = place.first_rank(options)
         self._children: list[Child] = []
+        self._shared: SharedMemory | None = None
         self._terminated = False
 
     def run(self) -> int:
@@ -67,6 +69,7 @@ class Supervisor:
                 return self._watch()
             finally:
                 end_all([child.process for child in self._children])
+                self._stop_sharing()
 
     def report(self) -> str:
         """Give the pod's ``/report``: JSON of a ``GroupReport``."""
@@ -91,6 +94,7 @@ class Supervisor:
         return len(self._children) == self._options.local_ranks
 
     def _start(self) -> None:
+        self._options, self._shared = share(self._options, self._first_rank)
         environment = group_environment(self._options, self._place, os.environ)
         for local_rank in range(self._options.local_ranks):
             rank = self._first_rank + local_rank
@@ -98,8 +102,14 @@ class Supervisor:
             self._children.append(child)
             logger.info("rank %d is process %d", rank, child.process.pid)
 
+    def _stop_sharing(self) -> None:
+        if self._shared is not None:
+            self._shared.remove()
+
     def _watch(self) -> int:
         while not self._terminated:
+            if self.is_ready():
+                self._stop_sharing()
             ended = [child for child in self._children if child.has_ended]
             for child in ended:
                 failure, code = child.failure()

@@ -44,9 +44,10 @@ class Bucket:
         return open_store(uri, self.options())
 
     def upload(self, folder: Path, prefix: str) -> str:
-        """Put a folder's files under a prefix; gives the address."""
-        for path in folder.iterdir():
-            self.client.upload_file(str(path), self.name, f"{prefix}/{path.name}")
+        """Put a folder's files, and those of its folders, under a prefix; gives the address."""
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            key = f"{prefix}/{path.relative_to(folder)}"
+            self.client.upload_file(str(path), self.name, key)
         return f"{self.uri}/{prefix}"
 
     def keys(self, prefix: str = "") -> list[str]:

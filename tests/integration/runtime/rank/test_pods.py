@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from shardedmodel_runtime.loading.cache import WORTH_SHARING_BYTES
+from shardedmodel_runtime.rank.shared_memory import PREFIX, ROOT
 from tests.builders_pods import PodGroup, eventually
 from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
+from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration
 
@@ -22,9 +26,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
     """Start the pods of a group, and end them with the test."""
     groups: list[PodGroup] = []
 
-    def start(layout: Layout, **options: Any) -> PodGroup:
+    def start(layout: Layout, uri: str = "", **options: Any) -> PodGroup:
         world_size = layout.manifest.world_size
-        group = PodGroup(layout.uri, tmp_path, world_size, **options)
+        group = PodGroup(uri or layout.uri, tmp_path, world_size, **options)
         groups.append(group)
         group.start_all()
         return group
@@ -59,6 +63,26 @@ def test_four_ranks_in_two_pods_run_an_entrypoint_with_their_tensors_and_group(
         held = {path.name: path.read_bytes() for path in (dumps / str(rank)).iterdir()}
         assert held.pop("sum") == b"6.0"  # 0 + 1 + 2 + 3, over the default process group
         assert held == {name: raw(tensor) for name, tensor in expected.items()}
+
+
+def test_ranks_of_a_pod_read_what_both_hold_once_and_leave_nothing_in_memory(
+    bucket: Bucket, run: Run, tmp_path: Path
+) -> None:
+    tensors = {"cut": torch.ones(64, 48), "common": torch.ones(WORTH_SHARING_BYTES // 4)}
+    layout = write_layout(tmp_path / "layout", 2, tensors, common=("common",))
+    before = set(ROOT.glob(f"{PREFIX}*"))
+    group = run(
+        layout,
+        uri=bucket.upload(layout.folder, "layout"),
+        local_ranks=2,
+        arguments=("--endpoint-url", bucket.server.endpoint_url),
+        environment=bucket.server.environment,
+    )
+    group.wait_ready()
+    items = layout.manifest.objects
+    assert sum(rank.bytes_read for rank in group.ranks()) == sum(item.bytes for item in items)
+    assert sorted(rank.cache_hits for rank in group.ranks()) == [0, 1]
+    eventually(lambda: set(ROOT.glob(f"{PREFIX}*")) <= before, "removed")
 
 
 def test_a_lost_rank_comes_back_and_the_others_keep_their_weights(tmp_path: Path, run: Run) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, Unavailable
+from shardedmodel_runtime.loading import cache as cache_module
 from shardedmodel_runtime.loading import gathering
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
@@ -220,3 +221,58 @@ def test_what_is_not_verified_is_not_kept() -> None:
 def test_a_relative_cache_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="cache: 'cache'"):
         ModelLoadConfig.parse({"layout": "file:///layout", "cache": "cache"})
+
+
+# Ranks of one pod, which share only what several of them hold
+
+
+@pytest.fixture
+def sharing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What ranks 0 and 1 are told, in a world where every object is large."""
+    monkeypatch.setattr(cache_module, "WORTH_SHARING_BYTES", 1)
+    # Objects of a folder that can be mapped are shared already.
+    return {"cache_peers": (0, 1), "map_files": False}
+
+
+def test_peers_leave_each_other_what_both_hold_and_nothing_else(
+    layout: Layout, folder: Path, sharing: dict[str, Any]
+) -> None:
+    own, common = layout.manifest.objects_of(0)
+    assert load(layout, folder, 0, **sharing).report.bytes_read == own.bytes + common.bytes
+    assert entries(folder) == {common.sha256}
+    shard = load(layout, folder, 1, **sharing)
+    assert_loaded(shard, layout)
+    assert shard.report.bytes_read == layout.manifest.objects_of(1)[0].bytes
+
+
+def test_what_is_small_is_not_waited_for(
+    layout: Layout, folder: Path, sharing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _own, common = layout.manifest.objects_of(0)
+    monkeypatch.setattr(cache_module, "WORTH_SHARING_BYTES", common.bytes + 1)
+    load(layout, folder, 0, **sharing)
+    assert entries(folder) == set()
+
+
+def test_what_no_other_peer_holds_is_not_left(
+    layout: Layout, folder: Path, sharing: dict[str, Any]
+) -> None:
+    load(layout, folder, 0, **{**sharing, "cache_peers": (0, 7)})
+    assert entries(folder) == set()
+
+
+def test_files_that_are_mapped_are_not_copied_for_peers(
+    layout: Layout, folder: Path, sharing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "can_map", lambda root: True)
+    assert_loaded(load(layout, folder, 0, **{**sharing, "map_files": True}), layout)
+    assert entries(folder) == set()
+
+
+def test_no_room_for_peers_is_no_trouble_to_tell(
+    layout: Layout, folder: Path, sharing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", fail(errno.ENOSPC))
+    shard = load(layout, folder, 0, **sharing)
+    assert_loaded(shard, layout)
+    assert shard.report.cache_error == ""
