@@ -151,7 +151,9 @@ class NodeCache:
             logger.warning("%s", self.error)
 
     def keeps(self, item: LayoutObject) -> bool:
-        """Whether ``item`` is one that the cache is for."""
+        """Whether ``item`` is one that the cache is for; what is not is waited for by nobody."""
+        if self._limit is not None and item.bytes > self._limit:
+            return False
         if not self._peers:
             return True
         several = len(self._peers.intersection(item.ranks)) > 1
@@ -212,8 +214,6 @@ class NodeCache:
 
     def _begin(self, item: LayoutObject) -> CacheWriter | None:
         if self.error or not self.keeps(item):
-            return None
-        if self._limit is not None and item.bytes > self._limit:
             return None
         try:
             self._make_room(item.bytes)

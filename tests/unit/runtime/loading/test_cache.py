@@ -137,6 +137,15 @@ def test_an_object_beyond_the_limit_is_not_kept(layout: Layout, folder: Path) ->
     assert shard.report.cache_error == ""
 
 
+def test_an_object_beyond_the_limit_is_waited_for_by_nobody(layout: Layout, folder: Path) -> None:
+    cache = NodeCache(folder, None)
+    _own, common = layout.manifest.objects_of(1)
+    with cache.lock(common, 0.0) as got:
+        assert got
+        shard = load(layout, folder, 1, cache_bytes=common.bytes - 1)
+    assert_loaded(shard, layout)
+
+
 def test_what_a_killed_writer_left_is_removed_once_it_is_old(layout: Layout, folder: Path) -> None:
     folder.mkdir()
     old, fresh = folder / ".tmp-old", folder / ".tmp-fresh"
