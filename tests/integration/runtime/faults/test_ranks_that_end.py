@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders_pods import COMMAND, PodGroup, eventually
+from tests.builders_pods import COMMAND, PodGroup, eventually, free_port
 from tests.faultproxy import campaign
 from tests.faultproxy.campaign import Bench
 from tests.faultproxy.faults import Kind
@@ -42,8 +42,11 @@ def test_sigterm_ends_a_rank_in_the_middle_of_its_load(bench: Bench, tmp_path: P
 
 
 def test_sigterm_ends_a_pod_as_soon_as_python_runs_in_it(tmp_path: Path) -> None:
-    command = [COMMAND, "rank", f"file://{tmp_path}", "--port", "0"]
-    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", *command]) as outside:
+    # It waits for rank 0, which nobody starts, and so does not end by itself.
+    command = [COMMAND, "rank", f"file://{tmp_path}", "--port", "0", "--world-size", "2"]
+    place = {"POD_NAME": "model-1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    apart = ["unshare", "--pid", "--fork", "--kill-child"]
+    with subprocess.Popen([*apart, *command], env=os.environ | place) as outside:
         children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
         eventually(lambda: bool(children.read_text()), "started")
         pid = int(children.read_text())
