@@ -52,7 +52,10 @@ def test_sigterm_ends_a_pod_as_soon_as_python_runs_in_it(tmp_path: Path) -> None
         pid = int(children.read_text())
         eventually(lambda: signal.SIGTERM in handled_by(pid), "handling signals")
         os.kill(pid, signal.SIGTERM)
-        assert outside.wait(cells.END_SECONDS) in {0, 143}
+        try:
+            assert outside.wait(cells.END_SECONDS) in {0, 143}
+        finally:
+            outside.kill()
 
 
 def handled_by(pid: int) -> set[int]:
