@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from itertools import accumulate
 from operator import mul
@@ -14,6 +12,7 @@ import torch
 from shardedmodel_runtime.formats.dtypes import alignment
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
+from shardedmodel_runtime.memory import collection_paused
 from shardedmodel_runtime.sharding.cuts import LocalPiece
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -58,7 +57,7 @@ def tensor_views(
     elements_of = _elements(arena)
     forms: dict[int, _Form] = {}
     views: dict[str, torch.Tensor] = {}
-    with _without_collecting():
+    with collection_paused():
         for name, cut, piece, start in manifest.placed(item):
             form = forms.get(id(cut))  # by identity: there are few, and comparing them takes long
             if form is None:
@@ -66,22 +65,6 @@ def tensor_views(
             make, shape, strides, width, first = form
             views[name] = make(shape, strides, first + (item.data_start + start) // width)
     return views
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Let the garbage collector rest.
-
-    A hundred thousand new tensors, none of which is garbage, set it off so often that it takes as
-    long as making them.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 _Form = tuple[Callable[..., torch.Tensor], tuple[int, ...], tuple[int, ...], int, int]
