@@ -46,6 +46,10 @@ class Arena(Protocol):
         """Give memory as ``landing`` does, which no other read of the same bytes touches."""
         ...
 
+    def make_room(self, memory: memoryview) -> None:
+        """Make ready a part of what ``landing`` gave, just before bytes come into it."""
+        ...
+
     def finish(self) -> None:
         """Wait until every byte that landed is in ``tensor``."""
         ...
@@ -67,12 +71,8 @@ class HostArena:
 
     @contextmanager
     def landing(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Give the tensor's own memory, its pages made at once."""
-        memory = self._memory[start:stop]
-        if self._is_new:
-            with suppress(OSError):  # they come when the bytes do, or the reason shows then
-                populate(memory, Access.WRITE)
-        yield memory
+        """Give the tensor's own memory."""
+        yield self._memory[start:stop]
 
     @contextmanager
     def aside(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -80,6 +80,12 @@ class HostArena:
         memory = memoryview(bytearray(stop - start))
         yield memory
         self._memory[start:stop] = memory
+
+    def make_room(self, memory: memoryview) -> None:
+        """Make the pages of new memory, in one call."""
+        if self._is_new:
+            with suppress(OSError):  # they come when the bytes do, or the reason shows then
+                populate(memory, Access.WRITE)
 
     def finish(self) -> None:
         """Nothing: the bytes are there."""
@@ -104,6 +110,9 @@ class MappedArena:
 
     aside = landing
     """Two reads of the same bytes bring the same pages."""
+
+    def make_room(self, memory: memoryview) -> None:
+        """Nothing: the store brings the pages."""
 
     def finish(self) -> None:
         """Nothing: the bytes are there."""

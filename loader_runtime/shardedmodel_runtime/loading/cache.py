@@ -111,6 +111,10 @@ class CachingArena:
         """Give other memory, and write it to the cache at the end."""
         return self._written(self._arena.aside(start, stop), start)
 
+    def make_room(self, memory: memoryview) -> None:
+        """Make ready a part of the memory."""
+        self._arena.make_room(memory)
+
     def finish(self) -> None:
         """Wait until every byte that landed is in ``tensor``."""
         self._arena.finish()

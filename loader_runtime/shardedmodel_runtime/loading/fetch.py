@@ -112,7 +112,7 @@ class Fetcher:
                 self._tasks.put(None)
 
     def _start(self, flight: Flight) -> None:
-        reading = Reading(self._pinned(flight.run), self._told)
+        reading = Reading(self._pinned(flight.run), self._told, flight.arena.make_room)
         flight.readings.append(reading)
         self._flights[reading] = flight
         self._progress.concurrency = max(self._progress.concurrency, len(self._flights))

@@ -207,6 +207,9 @@ class DeviceArena:
     aside = landing
     """Every read has a window of its own."""
 
+    def make_room(self, memory: memoryview) -> None:
+        """Nothing: a window's pages are there."""
+
     def finish(self) -> None:
         """Wait for the copies that may still run, those of other arenas of the ring too."""
         began = time.perf_counter()

@@ -128,8 +128,9 @@ class LocalStore(CountingStore):
             before = self.info(key, os.fstat(file.fileno()))
             with reading.landing(before.digest, lambda: None):
                 while filled < len(into):
-                    slice_ = into[filled : filled + SLICE_BYTES]
-                    count = os.preadv(file.fileno(), [slice_], start + filled)
+                    piece = into[filled : filled + SLICE_BYTES]
+                    reading.coming(piece)
+                    count = os.preadv(file.fileno(), [piece], start + filled)
                     reading.check()
                     if count == 0:
                         break

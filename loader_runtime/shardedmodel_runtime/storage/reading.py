@@ -27,15 +27,18 @@ class Reading:
             the object is not the one that is wanted.
         failed: told of each failure after which the store asks again, and when the request was
             made, in seconds of ``time.monotonic``.
+        coming: told of the memory that the next bytes are about to come into.
     """
 
     def __init__(
         self,
         opened: Callable[[str], None] = lambda digest: None,
         failed: Callable[[float, Unavailable], None] = lambda asked_at, error: None,
+        coming: Callable[[memoryview], None] = lambda memory: None,
     ) -> None:
         self._opened = opened
         self._failed = failed
+        self.coming = coming
         self._asked_at = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()

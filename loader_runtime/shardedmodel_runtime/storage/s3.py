@@ -46,9 +46,10 @@ from shardedmodel_runtime.storage.uri import StoreUri
 
 logger = logging.getLogger(__name__)
 
-SLICE_BYTES = 1024 * 1024
-"""Read from the socket between two looks whether the bytes are still wanted. 1 and 16 MiB
-measured alike."""
+SLICE_BYTES = 2 * 1024 * 1024
+"""Read from the socket between two looks whether the bytes are still wanted. Its pages are made
+while bytes wait in the socket: over a link of 10 Gb/s that took 0.92 of the time of making all of
+16 MiB before asking, 1 and 4 MiB took 0.93, 512 KiB 0.95, smaller ones more than all at once."""
 
 MIN_PART_BYTES = 5 * 1024 * 1024
 """Smallest part but the last that S3 takes (S3 user guide, multipart upload limits)."""
@@ -191,7 +192,9 @@ class S3Store(CountingStore):
             try:
                 with reading.landing(_digest({"ETag": answer.etag}), answer.stop):
                     while filled < len(into):
-                        count = answer.readinto(into[filled : filled + SLICE_BYTES])
+                        piece = into[filled : filled + SLICE_BYTES]
+                        reading.coming(piece)
+                        count = answer.readinto(piece)
                         reading.check()
                         if count == 0:
                             raise self._ended_early(key, len(into) - filled)

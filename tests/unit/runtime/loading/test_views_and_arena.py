@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gc
 import json
 from pathlib import Path
@@ -13,8 +14,10 @@ from shardedmodel_runtime import memory
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
 from shardedmodel_runtime.layout.manifest import Manifest
+from shardedmodel_runtime.loading import arena
 from shardedmodel_runtime.loading.arena import HostArena, choose_device
 from shardedmodel_runtime.loading.views import TORCH_DTYPES, contiguous_strides, tensor_views
+from shardedmodel_runtime.memory import Access
 from tests.builders_rank_layout import write_layout
 
 
@@ -43,6 +46,26 @@ def test_bytes_land_in_the_tensor_itself() -> None:
         view[:] = b"\x07\x08"
     arena.finish()
     assert arena.tensor[1:3].tolist() == [7, 8]
+
+
+def test_pages_are_made_of_new_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(arena, "populate", lambda memory, access: made.append(len(memory)))
+    for held in (None, torch.zeros(4, dtype=torch.uint8)):
+        host = HostArena(4, held)
+        with host.landing(1, 4) as view:
+            host.make_room(view[:2])
+    assert made == [2]
+
+
+def test_memory_that_cannot_be_had_shows_when_bytes_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(memory: memoryview, access: Access) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(arena, "populate", refuse)
+    host = HostArena(4)
+    with host.landing(0, 4) as view:
+        host.make_room(view)
 
 
 def test_an_automatic_device_is_the_cpu_where_cuda_is_missing(

@@ -244,6 +244,19 @@ def test_a_read_that_was_ended_closes_its_connection(monkeypatch: pytest.MonkeyP
     assert answer.closed
 
 
+def test_the_memory_of_each_piece_is_told_once_its_bytes_are_on_their_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3, "SLICE_BYTES", 4)
+    ranges = Ranges(part(0, 10))
+    told: list[tuple[int, int]] = []
+    reading = Reading(coming=lambda memory: told.append((len(ranges.asked), len(memory))))
+    make(monkeypatch, ranges=ranges).read_range(
+        "key", 0, memoryview(bytearray(10)), reading=reading
+    )
+    assert told == [(1, 4), (1, 4), (1, 2)]
+
+
 def test_an_empty_range_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(monkeypatch, ranges=Ranges())
     assert read(store, 5, 5) == b""
