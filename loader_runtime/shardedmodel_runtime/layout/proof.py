@@ -46,9 +46,8 @@ def check_manifest(manifest: ManifestContent) -> None:
         problems = list(cut_problems(cut, degrees))
         if problems:
             raise ValueError(f"cuts.{number} ({excerpt(cut.strategy)}): {problems[0]}")
-    _check_entries(manifest)
+    kinds = _checked_kinds(manifest)
     _check_keys([item.key for item in manifest.objects])
-    kinds = np.array([number for _, number in manifest.entries], np.int32)
     held = [_check_object(manifest, item, kinds) for item in manifest.objects]
     _check_each_rank(manifest, kinds, held)
 
@@ -105,14 +104,16 @@ def _axis_problems(cut: TensorCut, axis: AxisCut, degree: int) -> Iterator[str]:
         yield f"a range of dimension {axis.dim} begins or ends inside a byte"
 
 
-def _check_entries(manifest: ManifestContent) -> None:
+def _checked_kinds(manifest: ManifestContent) -> Numbers:
+    """See that each tensor is one and has a cut; gives the numbers of their cuts."""
     if len(set(manifest.names)) < len(manifest.names):
         raise ValueError("tensors: two have the same name")
-    for name, number in manifest.entries:
-        if number >= len(manifest.cuts):
-            raise ValueError(
-                f"tensor {excerpt(name)!r} has cut {number} of {len(manifest.cuts)} cuts"
-            )
+    kinds = np.array([number for _, number in manifest.entries], np.int64)
+    wrong = np.flatnonzero(kinds >= len(manifest.cuts))
+    if len(wrong):
+        name, number = manifest.entries[wrong[0]]
+        raise ValueError(f"tensor {excerpt(name)!r} has cut {number} of {len(manifest.cuts)} cuts")
+    return kinds.astype(np.int32)
 
 
 def _check_keys(keys: Sequence[str]) -> None:
