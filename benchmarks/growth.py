@@ -1,8 +1,9 @@
 """What growth costs: the load of one rank by its bytes, and by its number of tensors.
 
 Run with ``make bench-loader``; writes ``growth-<date>.json`` and ``.png`` beside this file. Each
-load has a process of its own, forked where all is imported. The checkpoints' weights are zeros,
-which a loader cannot tell from others; the layouts' files are real and in the page cache.
+load has a process of its own, forked where all is imported; from files safetensors' own
+``load_file`` takes turns with it. The checkpoints' weights are zeros, which a loader cannot tell
+from others; the layouts' files are real and in the page cache.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import argparse
 import os
 import random
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, TypeVar
 
+from benchmarks.peers import Task, safetensors
 from benchmarks.presharder import write_hollow_checkpoint
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.loading.config import ModelLoadConfig
@@ -29,6 +31,8 @@ from shardedmodel_runtime.sharding.rules import Rule
 from tests import records
 from tests.builders_layout import shard
 from tests.s3server import S3Server
+
+T = TypeVar("T")
 
 MEGABYTES = (100, 500, 2000, 8000)
 """Of one rank, in tensors of ``TENSOR_MEGABYTES``."""
@@ -40,6 +44,7 @@ MEGABYTES_OF_TENSORS = 200
 """A hundred thousand tensors are of 2 kB then: norms and scales, hardly anything to read."""
 ROUNDS = 5
 BUCKET = "growth"
+PEER = "safetensorsTakes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +71,13 @@ class Seconds:
     """One load: the manifest, read and checked; then everything until tensors are there.
 
     ``cpu`` is what both together took of the cores, which other work on the machine changes least.
+    ``peer`` is what safetensors takes for the same files, every page touched; None where it cannot.
     """
 
     metadata: float
     load: float
     cpu: float
+    peer: float | None = None
 
 
 def make_layout(folder: Path, megabytes: int, tensors: int) -> str:
@@ -109,9 +116,14 @@ def cases(folder: Path, server: S3Server) -> list[Case]:
 
 
 def load_once(case: Case) -> Seconds:
-    """Load in a process of its own."""
+    """Load in a process of its own, and by the peer in another."""
+    ours = _in_process(_load, case)
+    return ours if case.endpoint_url else replace(ours, peer=_in_process(_load_by_peer, case))
+
+
+def _in_process(work: Callable[[Case], T], case: Case) -> T:
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        return pool.submit(_load, case).result()
+        return pool.submit(work, case).result()
 
 
 def _load(case: Case) -> Seconds:
@@ -123,6 +135,22 @@ def _load(case: Case) -> Seconds:
     shard = DistributedCheckpointLoader(config).load(manifest)
     assert len(shard.state_dict) == case.tensors
     return Seconds(metadata, shard.report.seconds, process_time() - began_cpu)
+
+
+def _load_by_peer(case: Case) -> float:
+    folder = Path(case.uri.removeprefix("file://"))
+    task = Task(case.uri, "", [str(path.relative_to(folder)) for path in _shards(folder)], [])
+    load = safetensors(task)
+    began = perf_counter()
+    loaded = load()
+    seconds = perf_counter() - began
+    assert isinstance(loaded, dict)
+    assert len(loaded) == case.tensors
+    return seconds
+
+
+def _shards(folder: Path) -> Iterable[Path]:
+    return sorted(folder.rglob("*.safetensors"))
 
 
 def take_turns(all_cases: Sequence[Case], rounds: int) -> dict[Case, list[Seconds]]:
@@ -143,6 +171,7 @@ def take_turns(all_cases: Sequence[Case], rounds: int) -> dict[Case, list[Second
 def summarize(results: Mapping[Case, Sequence[Seconds]]) -> dict[str, list[dict[str, Any]]]:
     """Give each scene's figures, from its smallest case to its largest.
 
+    ``safetensorsTakes`` so many times as long as manifest and load, in turns with them.
     ``ofTheFirst`` compares the load's seconds for each GB with the scene's first case, round by
     round. ``cpuMicrosecondsPerTensor`` is what tensors beyond those of the first case add.
     """
@@ -162,6 +191,9 @@ def summarize(results: Mapping[Case, Sequence[Seconds]]) -> dict[str, list[dict[
                 for run, other in zip(runs, first_runs, strict=True)
             ),
         }
+        peers = [run.peer / (run.metadata + run.load) for run in runs if run.peer is not None]
+        if peers:
+            figures[PEER] = _places(peers)
         if case.tensors > first.tensors and case.megabytes == first.megabytes:
             pairs = zip(runs, first_runs, strict=True)
             added = median(run.cpu - other.cpu for run, other in pairs)
@@ -208,6 +240,7 @@ def table(scenes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             f"cpu {row['cpuSeconds']['median']:.3f} s  "
             f"{row['secondsPerGigabyte']['median']:.3f} s/GB  "
             f"{row['ofTheFirst']['median']:.2f} of the first"
+            + (f"  safetensors {row[PEER]['median']:.2f} times as long" if PEER in row else "")
             for row in rows
         ]
     return "\n".join(lines)

@@ -283,13 +283,17 @@ def raw_file(task: Task, prefault: bool = True) -> Load:
 
 
 def safetensors(task: Task) -> Load:
-    """Safetensors' own ``load_file``, and a touch of every page, without which nothing is read."""
+    """Safetensors' own ``load_file``, and a touch of every page, without which nothing is read.
+
+    Tensors of less than a page are not touched: it would take longer than to bring their page.
+    """
     from safetensors.torch import load_file
 
     def load() -> object:
         tensors = {name: t for path in task.paths for name, t in load_file(path).items()}
         for tensor in tensors.values():
-            tensor.flatten()[:: PAGE_BYTES // tensor.element_size()].sum()
+            if tensor.nbytes >= PAGE_BYTES:
+                tensor.flatten()[:: PAGE_BYTES // tensor.element_size()].sum()
         return tensors
 
     return load

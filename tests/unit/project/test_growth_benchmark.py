@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.growth import Case, Seconds, _load, make_layout, summarize, table
+from benchmarks.growth import Case, Seconds, load_once, make_layout, summarize, table
 
 SMALL = Case("bytes", 100, 2, "file:///small")
 LARGE = Case("bytes", 400, 8, "file:///large")
@@ -38,7 +38,16 @@ def test_the_table_has_a_line_for_each_case_below_its_scene() -> None:
     assert [line.split()[0] for line in lines] == ["bytes:", "100", "400", "tensors:", "200"]
 
 
+def test_the_peer_is_compared_with_manifest_and_load_together() -> None:
+    runs = {FEW: [Seconds(0.1, 0.1, 0.1, peer=0.4)], MANY: [Seconds(0.1, 0.1, 0.1)]}
+    [few, many] = summarize(runs)["tensors"]
+    assert few["safetensorsTakes"]["median"] == 2
+    assert "safetensorsTakes" not in many
+    assert "safetensors 2.00 times as long" in table(summarize(runs))
+
+
 def test_a_case_tells_its_seconds_and_holds_its_tensors(tmp_path: Path) -> None:
     uri = make_layout(tmp_path, 1, 10)
-    seconds = _load(Case("tensors", 1, 10, uri))
-    assert min(seconds.metadata, seconds.load, seconds.cpu) > 0
+    seconds = load_once(Case("tensors", 1, 10, uri))
+    assert seconds.peer is not None
+    assert min(seconds.metadata, seconds.load, seconds.cpu, seconds.peer) > 0
