@@ -81,17 +81,20 @@ verify: setup ## Fail when a generated file is stale or the chart does not lint
 	@$$($(BIN)/python -c 'from tests.devcluster import tools; print(tools.helm())') lint --quiet charts/shardedmodel-operator
 
 .PHONY: bench
-bench: setup ## Measure the pre-shard Job's memory and bytes; writes benchmarks/
-	@$(BIN)/python -m benchmarks.presharder
-	@$(BIN)/python -m benchmarks.presharder_throughput
+bench: bench-loader bench-presharder ## Compare loaders and pre-sharders with their peers; writes benchmarks/, an hour
 
 .PHONY: bench-loader
-bench-loader: setup ## Compare loaders on S3, a web server and files; writes benchmarks/, 20 minutes
+bench-loader: setup ## Compare loaders on S3, a link, a web server and files; 30 minutes
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]' 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
 	@$(BIN)/python -m benchmarks.loader
 	@$(BIN)/python -m benchmarks.scaling
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.forming
+
+.PHONY: bench-presharder
+bench-presharder: setup ## Measure the pre-shard Job's memory, bytes and throughput
+	@$(BIN)/python -m benchmarks.presharder
+	@$(BIN)/python -m benchmarks.presharder_throughput
 
 .PHONY: scale
 scale: setup ## Measure the operator with 10, 100 and 1,000 models; writes benchmarks/, over an hour

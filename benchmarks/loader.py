@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.link import GIGABITS, Link
 from benchmarks.nginx import Nginx
 from benchmarks.peers import Task
 from benchmarks.presharder import big_llama
@@ -103,8 +104,10 @@ class Runner:
         return {"error": "the runner ended"}
 
 
-def scenes(folder: Path, server: S3Server, nginx: Nginx, layout: str) -> Iterator[Scene]:
-    """Put one layout behind every server."""
+def scenes(
+    folder: Path, server: S3Server, nginx: Nginx, linked: Nginx, layout: str
+) -> Iterator[Scene]:
+    """Put one layout behind every server; ``linked`` is the one behind a link."""
     path = Path(layout.removeprefix("file://"))
     manifest = Manifest.parse((path / "manifest.json").read_bytes())
     keys = [item.key for item in manifest.objects]
@@ -117,6 +120,13 @@ def scenes(folder: Path, server: S3Server, nginx: Nginx, layout: str) -> Iterato
     environment = server.environment | {"AWS_EC2_METADATA_DISABLED": "true"}
     yield Scene(
         "SeaweedFS", Task(remote, server.endpoint_url, keys, sizes), _S3, "raw", environment
+    )
+    yield Scene(
+        f"a link of {GIGABITS} Gb/s",
+        Task(remote, linked.plain_url, keys, sizes),
+        _S3,
+        "raw",
+        environment,
     )
     yield Scene("nginx", Task(remote, nginx.plain_url, keys, sizes), _S3, "raw", environment)
     yield Scene(
@@ -155,12 +165,14 @@ def main() -> int:
         server = stack.enter_context(S3Server())
         runner = stack.enter_context(Runner())
         nginx = stack.enter_context(Nginx(folder, folder / "nginx"))
+        link = stack.enter_context(Link())
+        linked = stack.enter_context(Nginx(folder, folder / "linked", link))
         config = big_llama(options.megabytes)
         write_checkpoint(folder / "model", config, llama_shapes(config), dtype="BF16")
         source = (folder / "model").as_uri()
         layout = shard(source, (folder / "shards").as_uri(), 1)[2]
         measured = {}
-        for scene in scenes(folder, server, nginx, layout):
+        for scene in scenes(folder, server, nginx, linked, layout):
             if options.only not in (None, scene.name):
                 continue
             tuned = scene.with_best_threads(runner)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks.link import Link
 from tests.devcluster import packages
 from tests.s3server import free_ports
 
@@ -38,9 +39,9 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    server {{ listen 127.0.0.1:{plain}; }}
+    server {{ listen {host}:{plain}; }}
     server {{
-        listen 127.0.0.1:{tls} ssl;
+        listen {host}:{tls} ssl;
         ssl_certificate {folder}/cert.pem;
         ssl_certificate_key {folder}/key.pem;
     }}
@@ -49,28 +50,31 @@ http {{
 
 
 class Nginx:
-    """Serves ``root`` on loopback until it is stopped, by its own process id.
+    """Serves ``root`` until it is stopped, by its own process id.
 
     Args:
         root: whose folders are buckets.
         folder: for its certificate and logs.
+        link: at whose far end it serves; None: on loopback.
     """
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, root: Path, folder: Path, link: Link | None = None) -> None:
         self._root = root
         self._folder = folder
+        self._host = link.address if link else "127.0.0.1"
+        self._inside = link.inside if link else ()
         self._plain, self._tls = free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def plain_url(self) -> str:
         """Its address without TLS."""
-        return f"http://127.0.0.1:{self._plain}"
+        return f"http://{self._host}:{self._plain}"
 
     @property
     def tls_url(self) -> str:
         """Its address with TLS."""
-        return f"https://127.0.0.1:{self._tls}"
+        return f"https://{self._host}:{self._tls}"
 
     @property
     def certificate(self) -> Path:
@@ -84,10 +88,14 @@ class Nginx:
         configuration = self._folder / "nginx.conf"
         configuration.write_text(
             _CONFIGURATION.format(
-                folder=self._folder, root=self._root, plain=self._plain, tls=self._tls
+                folder=self._folder,
+                root=self._root,
+                host=self._host,
+                plain=self._plain,
+                tls=self._tls,
             )
         )
-        self._process = subprocess.Popen(["nginx", "-c", str(configuration)])
+        self._process = subprocess.Popen([*self._inside, "nginx", "-c", str(configuration)])
         self._wait_until_ready()
         return self
 
@@ -105,7 +113,7 @@ class Nginx:
         subprocess.run(
             [
                 *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-                *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+                *("-subj", f"/CN={self._host}", "-addext", f"subjectAltName=IP:{self._host}"),
                 *("-keyout", str(self._folder / "key.pem"), "-out", str(self.certificate)),
             ],
             check=True,

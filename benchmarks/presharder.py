@@ -1,7 +1,7 @@
 """Measure the pre-shard Job: peak memory and bytes read, at several sizes, into a real S3 server.
 
-Run with ``make bench``; writes ``presharder-<date>.json`` beside this file. Memory and byte counts
-are the point. Seconds are there for scale: server and Job share the machine's cores.
+Run with ``make bench-presharder``; writes ``presharder-<date>.json`` beside this file. Memory and
+byte counts are the point. Seconds are there for scale: server and Job share the machine's cores.
 """
 
 from __future__ import annotations
