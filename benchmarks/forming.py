@@ -1,8 +1,9 @@
 """How long a group takes to form, beside its load: the manifest, the store, the barrier.
 
-All ranks but one are started and wait with their weights; then the last one is. What it spends in
-each phase is what the group waits for it. Run with ``make bench-loader``; writes
-``forming-<date>.json`` beside this file.
+Rank 0 is started first and reads the manifest; when it has its weights, all others but one are
+started, and then the last one. What that spends in each phase is what the group waits for it.
+(Ranks that import torch beside rank 0 would leave it little of two cores.) Run with ``make
+bench-loader``; writes ``forming-<date>.json`` beside this file.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ def measure(ranks: int, layout: str, rounds: int) -> dict[str, Any]:
 
 
 def _form(group: PodGroup) -> None:
-    last = group.world_size - 1
-    for ordinal in range(last):
-        group.start(ordinal)
-    eventually(lambda: all(map(_has_weights, group.pods.values())), "loaded")
+    first, *others, last = range(group.world_size)
+    for ordinals in ([first], others):
+        for ordinal in ordinals:
+            group.start(ordinal)
+        eventually(lambda: all(map(_has_weights, group.pods.values())), "loaded")
     group.start(last)
     group.wait_ready()
 
