@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from shardedmodel_runtime.errors import SourceChanged, Unavailable, excerpt
-from shardedmodel_runtime.memory import Access, can_populate, populate
+from shardedmodel_runtime.memory import Access, can_populate, populate, prefer_huge_pages
 from shardedmodel_runtime.storage.base import ObjectInfo, too_short
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.reading import Reading
@@ -76,7 +76,9 @@ class MappedStore:
             state = self._mapped[key][1]
             if state.size < size:
                 raise too_short(f"{self.uri}/{key}", state.size, size)
-            return mmap.mmap(file, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+            mapping = mmap.mmap(file, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+            prefer_huge_pages(mapping)
+            return mapping
 
     def read_range(
         self,

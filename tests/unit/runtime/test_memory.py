@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gc
 import mmap
 import re
@@ -9,7 +10,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import pytest
 
-from shardedmodel_runtime.memory import Access, collection_paused, populate
+from shardedmodel_runtime.memory import Access, collection_paused, populate, prefer_huge_pages
 
 
 def test_the_collector_rests_and_goes_on() -> None:
@@ -59,3 +60,20 @@ def test_making_pages_changes_nothing(access: Access) -> None:
 
 def test_nothing_needs_no_pages() -> None:
     populate(memoryview(bytearray()), Access.WRITE)
+
+
+def test_what_a_file_holds_stays_where_huge_pages_are_preferred() -> None:
+    with TemporaryFile() as file:
+        file.write(b"0123456789")
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), 10, mmap.MAP_PRIVATE)
+        prefer_huge_pages(mapping)
+        assert mapping[:] == b"0123456789"
+
+
+def test_a_kernel_without_huge_pages_maps_files_all_the_same() -> None:
+    class Refusing(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(errno.EINVAL, "no such advice")
+
+    prefer_huge_pages(Refusing(-1, mmap.PAGESIZE))
