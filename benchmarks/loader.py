@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from benchmarks.link import GIGABITS, Link
 from benchmarks.nginx import Nginx
-from benchmarks.peers import Task
+from benchmarks.peers import Task, evict
 from benchmarks.presharder import big_llama
 from benchmarks.summary import summarize, write
 from shardedmodel_runtime.layout.manifest import Manifest
@@ -140,12 +140,18 @@ def scenes(
 
 
 def take_turns(runner: Runner, scene: Scene, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Run every loader once in each round, in an order that changes."""
+    """Run every loader once in each round, in an order that changes.
+
+    Files are in the page cache as an earlier load by the same loader has left them.
+    """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in scene.loaders}
     for number in range(rounds):
         order = list(scene.loaders)
         random.Random(number).shuffle(order)
         for name in order:
+            if not scene.task.endpoint_url:
+                evict(scene.task.paths)
+                runner.run(scene, name)  # the load before a restart
             results[name].append(runner.run(scene, name))
             print(scene.name, number, name, results[name][-1], flush=True)
     return results
