@@ -1,9 +1,10 @@
-"""S3 and what speaks its protocol: ranges by ``s3_ranges.py``, all else through boto3."""
+"""S3 and what speaks its protocol: content by ``s3_ranges.py``, all else through boto3."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -143,13 +144,14 @@ class S3Store(CountingStore):
         """Read a small object whole."""
 
         def attempt() -> bytes:
-            answer = self._request("get_object", key, **_condition(digest))
-            size = int(answer["ContentLength"])
-            if size > limit:
-                answer["Body"].close()
-                raise too_large(self._where(key), size, limit)
-            data = bytearray(size)
-            self._drain(key, answer["Body"], memoryview(data))
+            with self._answer(key, _if_match(digest)) as answer:
+                if answer.size is None:
+                    raise StorageError(f"{self._where(key)}: the server does not say its length")
+                if answer.size > limit:
+                    raise too_large(self._where(key), answer.size, limit)
+                data = bytearray(answer.size)
+                for _ in self._received(key, answer, memoryview(data), Reading()):
+                    pass
             return bytes(data)
 
         return self._repeat(attempt)
@@ -188,22 +190,12 @@ class S3Store(CountingStore):
 
         def attempt() -> None:
             nonlocal filled
-            answer = self._ask(key, start + filled, stop, digest)
-            try:
+            headers = {"Range": f"bytes={start + filled}-{stop - 1}", **_if_match(digest)}
+            with self._answer(key, headers) as answer:
+                self._check_range(key, answer, start + filled, stop, digest)
                 with reading.landing(_digest({"ETag": answer.etag}), answer.stop):
-                    while filled < len(into):
-                        piece = into[filled : filled + SLICE_BYTES]
-                        reading.coming(piece)
-                        count = answer.readinto(piece)
-                        reading.check()
-                        if count == 0:
-                            raise self._ended_early(key, len(into) - filled)
+                    for count in self._received(key, answer, into[filled:], reading):
                         filled += count
-                        self.count(received=count)
-            except BaseException:
-                answer.close()
-                raise
-            answer.release()
 
         def repeated(error: Unavailable) -> None:
             reading.failed(error)
@@ -315,18 +307,33 @@ class S3Store(CountingStore):
             return None
         return self._prefix + checked_key(key)
 
-    def _ask(self, key: str, begin: int, stop: int, digest: str | None) -> RangeAnswer:
-        headers = {"Range": f"bytes={begin}-{stop - 1}"}
-        if digest is not None:
-            headers["If-Match"] = _condition(digest)["IfMatch"]
+    @contextmanager
+    def _answer(self, key: str, headers: dict[str, str]) -> Iterator[RangeAnswer]:
+        """Ask for an object or a range of it; its connection is kept when all of it was read."""
         self.count(requests=1)
         answer = self._ranges.get(self._prefix + checked_key(key), headers, self._where(key))
         try:
-            self._check_range(key, answer, begin, stop, digest)
-        except StorageError:
+            yield answer
+        except BaseException:
             answer.close()
             raise
-        return answer
+        answer.release()
+
+    def _received(
+        self, key: str, answer: RangeAnswer, into: memoryview, reading: Reading
+    ) -> Iterator[int]:
+        """Fill ``into``; gives the number of bytes each time that some have come."""
+        filled = 0
+        while filled < len(into):
+            piece = into[filled : filled + SLICE_BYTES]
+            reading.coming(piece)
+            count = answer.readinto(piece)
+            reading.check()
+            if count == 0:
+                raise self._ended_early(key, len(into) - filled)
+            filled += count
+            self.count(received=count)
+            yield count
 
     def _check_range(
         self, key: str, answer: RangeAnswer, begin: int, stop: int, digest: str | None
@@ -368,8 +375,8 @@ def _whole_size(answer: Mapping[str, Any]) -> int:
     return int(size) if size.isdecimal() else int(answer["ContentLength"])
 
 
-def _condition(digest: str | None) -> dict[str, str]:
-    return {} if digest is None else {"IfMatch": f'"{digest.removeprefix("etag:")}"'}
+def _if_match(digest: str | None) -> dict[str, str]:
+    return {} if digest is None else {"If-Match": f'"{digest.removeprefix("etag:")}"'}
 
 
 def _digest(answer: Mapping[str, Any]) -> str:

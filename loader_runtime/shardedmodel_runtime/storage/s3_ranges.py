@@ -1,4 +1,4 @@
-"""Ranged GETs of S3 objects, with as little work per byte as Python can do.
+"""GETs of S3 objects and of ranges of them, with as little work per byte as Python can do.
 
 boto3's ``get_object`` builds, signs and parses each request anew, and urllib3's ``readinto``
 copies every byte once more: together they reached 0.67 to 0.90 of plain sockets. Here boto3 makes
@@ -50,7 +50,8 @@ _QUERY = re.compile(r"\?[^\s'\"]*")
 class RangeAnswer:
     """An answer whose body is still on its way.
 
-    ``etag`` and ``content_range`` are its headers, empty where they are missing.
+    ``etag`` and ``content_range`` are its headers, empty where they are missing; ``size`` is how
+    many bytes the server says that it sends, None where it does not.
     """
 
     def __init__(self, raw: Any, where: str) -> None:
@@ -59,6 +60,8 @@ class RangeAnswer:
         # The response of http.client under urllib3's: urllib3's readinto copies every byte.
         self._body = raw._fp
         self.etag = str(raw.headers.get("ETag", ""))
+        size = str(raw.headers.get("Content-Length", ""))
+        self.size = int(size) if size.isdecimal() else None
         self.content_range = str(raw.headers.get("Content-Range", "no range"))
 
     def readinto(self, into: memoryview) -> int:
@@ -89,7 +92,7 @@ class RangeAnswer:
 
 
 class RangeReader:
-    """Sends ranged GETs for one bucket.
+    """Sends GETs for one bucket.
 
     Args:
         client: boto3's S3 client; signs.
@@ -121,11 +124,11 @@ class RangeReader:
         self._urls: dict[str, tuple[str, float]] = {}
 
     def get(self, key: str, headers: dict[str, str], where: str) -> RangeAnswer:
-        """Ask for a range of an object.
+        """Ask for an object, or a range of it.
 
         Args:
             key: the whole key.
-            headers: ``Range`` and perhaps ``If-Match``.
+            headers: ``Range`` for a part of it, and perhaps ``If-Match``.
             where: how messages name the object.
 
         Raises:

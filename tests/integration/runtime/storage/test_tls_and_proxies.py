@@ -64,8 +64,9 @@ def open_store(bucket: Bucket, server: Relay, host: str = "localhost") -> S3Stor
     return S3Store(parse_uri(bucket.uri), options, RetryPolicy(attempts=2, base_seconds=0.01))
 
 
-def read_whole(store: S3Store) -> bytes:
-    return store.read("key", limit=10)
+def read_size(store: S3Store) -> int:
+    """By boto3, which has connections of its own."""
+    return store.describe("key").size
 
 
 def read_span(store: S3Store) -> bytes:
@@ -80,11 +81,11 @@ def test_a_server_whose_authority_is_made_known_is_read(
 ) -> None:
     monkeypatch.setenv(variable, bundle)
     with open_store(bucket, server) as store:
-        assert (read_whole(store), read_span(store)) == (b"0123456789", b"3456")
+        assert (read_size(store), read_span(store)) == (10, b"3456")
     assert len(server.targets) == 2
 
 
-@pytest.mark.parametrize("read", [read_whole, read_span])
+@pytest.mark.parametrize("read", [read_size, read_span])
 def test_a_server_whose_authority_nobody_knows_is_refused_at_once(
     bucket: Bucket, server: Relay, read: object
 ) -> None:
@@ -98,7 +99,7 @@ def test_a_server_whose_authority_nobody_knows_is_refused_at_once(
     assert "X-Amz" not in error.value.message
 
 
-@pytest.mark.parametrize("read", [read_whole, read_span])
+@pytest.mark.parametrize("read", [read_size, read_span])
 def test_a_certificate_for_another_name_is_refused(
     bucket: Bucket, server: Relay, bundle: str, read: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +119,7 @@ def test_the_proxy_of_the_environment_is_gone_through(
     with Relay() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         with open_store(bucket, server) as store:
-            assert (read_whole(store), read_span(store)) == (b"0123456789", b"3456")
+            assert (read_size(store), read_span(store)) == (10, b"3456")
         assert proxy.targets == [("localhost", server.port)] * 2
 
 
@@ -130,7 +131,7 @@ def test_a_server_that_needs_no_proxy_is_reached_without(
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("NO_PROXY", "localhost")
         with open_store(bucket, server) as store:
-            assert (read_whole(store), read_span(store)) == (b"0123456789", b"3456")
+            assert (read_size(store), read_span(store)) == (10, b"3456")
         assert proxy.targets == []
 
 
@@ -143,10 +144,10 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
 
 
 def read_plainly(bucket: Bucket) -> None:
-    """Read an object, whole and in part, from the server without TLS."""
+    """Describe an object and read a part of it, from the server without TLS."""
     bucket.client.put_object(Bucket=bucket.name, Key="key", Body=b"0123456789")
     with S3Store(parse_uri(bucket.uri), bucket.options()) as store:
-        assert (read_whole(store), read_span(store)) == (b"0123456789", b"3456")
+        assert (read_size(store), read_span(store)) == (10, b"3456")
 
 
 def test_the_proxy_for_plain_http_is_gone_through(bucket: Bucket, proxy: Relay) -> None:

@@ -39,6 +39,7 @@ class Answer(io.BytesIO):
         super().__init__(data)
         self.etag = '"e"'
         self.content_range = content_range
+        self.size: int | None = len(data)
         self.released = False
         self._fails = fails
 
@@ -264,13 +265,27 @@ def test_an_empty_range_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_small_object_that_is_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    body = io.BytesIO(CONTENT)
-    answer = {"ContentLength": 100, "ETag": '"e"', "Body": body}
-    store = make(monkeypatch, Client(get_object=[answer]))
+    answer = part(0, 100)
+    store = make(monkeypatch, ranges=Ranges(answer))
     with pytest.raises(StorageError, match="100 bytes; at most 50"):
         store.read("key", limit=50)
-    assert body.closed
+    assert answer.closed
     assert store.bytes_read == 0
+
+
+def test_a_small_object_of_unknown_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = part(0, 10)
+    answer.size = None
+    with pytest.raises(StorageError, match="does not say its length"):
+        make(monkeypatch, ranges=Ranges(answer)).read("key", limit=50)
+
+
+def test_a_small_object_that_broke_off_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = part(0, 10, sent=4)
+    broken.size = 10
+    store = make(monkeypatch, ranges=Ranges(broken, part(0, 10)))
+    assert store.read("key", limit=50) == CONTENT[:10]
+    assert (store.requests, store.retries, store.bytes_read) == (2, 1, 14)
 
 
 def test_all_pages_of_a_listing_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
