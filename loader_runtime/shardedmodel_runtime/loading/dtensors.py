@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.loading.loader import LoadedShard
+from shardedmodel_runtime.loading.views import TORCH_DTYPES
 from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut
 
 
@@ -26,14 +27,21 @@ def to_dtensors(shard: LoadedShard, mesh: DeviceMesh) -> dict[str, DTensor]:
         Each tensor of the rank: ``Shard(dim)`` where it is cut, else ``Replicate()``.
 
     Raises:
-        ConfigurationError: the mesh has another size than the layout's tensor parallelism, or a
-            tensor is cut in a way that a DTensor cannot express.
+        ConfigurationError: the mesh has another size than the layout's tensor parallelism, or this
+            process another place in it than the shard, or a tensor is cut in a way that a DTensor
+            cannot express, or of a dtype that torch lacks.
     """
     degree = shard.manifest.parallelism.tensor
     if mesh.ndim != 1 or mesh.size() != degree:
         raise ConfigurationError(
             f"mesh: its shape is {list(mesh.shape)}, and the layout was cut for {degree} tensor "
             f"ranks; use a one-dimensional mesh of {degree}"
+        )
+    place = shard.manifest.degrees.coordinate(shard.rank).tensor
+    if mesh.get_local_rank() != place:
+        raise ConfigurationError(
+            f"shard: is that of tensor rank {place}, and this process is {mesh.get_local_rank()} "
+            "of the mesh; load the shard of this process's own rank"
         )
     cuts = shard.manifest.tensors
     placements = {name: _placement(name, cuts[name]) for name in shard.state_dict}
@@ -44,6 +52,8 @@ def to_dtensors(shard: LoadedShard, mesh: DeviceMesh) -> dict[str, DTensor]:
 
 
 def _placement(name: str, cut: TensorCut) -> Placement:
+    if cut.dtype not in TORCH_DTYPES:
+        raise _inexpressible(name, f"torch has no elements of {excerpt(cut.dtype)}")
     if cut.axis("expert") is not None:
         raise _inexpressible(name, "it is cut over expert ranks")
     axis = cut.axis("tensor")

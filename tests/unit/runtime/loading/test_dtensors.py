@@ -21,6 +21,7 @@ class Mesh:
     """As much of a mesh as is looked at before a group is needed."""
 
     shape: tuple[int, ...] = (2,)
+    rank: int = 0
 
     @property
     def ndim(self) -> int:
@@ -28,6 +29,9 @@ class Mesh:
 
     def size(self) -> int:
         return self.shape[0]
+
+    def get_local_rank(self) -> int:
+        return self.rank
 
 
 def wrap(shard: LoadedShard, mesh: Mesh | None = None) -> None:
@@ -53,6 +57,21 @@ def recut(shard: LoadedShard, monkeypatch: pytest.MonkeyPatch, **changes: Any) -
 def test_a_mesh_of_another_shape_is_refused(shard: LoadedShard, shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigurationError, match="use a one-dimensional mesh of 2"):
         wrap(shard, Mesh(shape))
+
+
+def test_the_shard_of_another_rank_is_refused(shard: LoadedShard) -> None:
+    with pytest.raises(ConfigurationError, match="that of tensor rank 0, and this process is 1"):
+        wrap(shard, Mesh(rank=1))
+
+
+def test_elements_that_torch_lacks_are_refused(
+    shard: LoadedShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = dict(shard.manifest.tensors)
+    cuts["column.weight"] = replace(cuts["column.weight"], dtype="F4")
+    monkeypatch.setattr(type(shard.manifest), "tensors", property(lambda self: cuts))
+    with pytest.raises(ConfigurationError, match=r"'column\.weight': torch has no elements of F4"):
+        wrap(shard)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,28 @@ def test_a_tied_parameter_may_be_missing() -> None:
     assert module.head.weight.data_ptr() == given["embed.weight"].data_ptr()
 
 
+def test_tied_parameters_stay_tied() -> None:
+    module, given = on_meta(tied=True), tensors()
+    given["head.weight"] = given["embed.weight"].clone()
+    load_into(module, given)
+    assert module.head.weight is module.embed.weight
+
+
+def test_tied_parameters_with_different_values_are_refused() -> None:
+    module = on_meta(tied=True)
+    with pytest.raises(ConfigurationError, match=r"tied, 1 of its tensors: head\.weight"):
+        load_into(module, tensors())
+    assert module.embed.weight.is_meta
+
+
+def test_integers_for_a_parameter_with_gradients_are_refused_and_nothing_is_assigned() -> None:
+    module = on_meta()
+    given = tensors() | {"head.weight": torch.ones(8, 4, dtype=torch.int8)}
+    with pytest.raises(ConfigurationError, match=r"head\.weight \(torch\.int8\)"):
+        load_into(module, given)
+    assert module.embed.weight.is_meta
+
+
 def test_a_missing_tensor_is_named_and_nothing_is_assigned() -> None:
     module, given = on_meta(), tensors()
     del given["head.weight"]
