@@ -199,9 +199,16 @@ class NodeCache:
             yield False
             return
         try:
-            yield _locked(file, wait_until)
+            yield self._locked(file, wait_until)
         finally:
             os.close(file)  # lets go of the lock
+
+    def _locked(self, file: int, wait_until: float) -> bool:
+        try:
+            return _locked(file, wait_until)
+        except OSError as error:  # a file system without locks
+            self.fail(error)
+            return False
 
     @contextmanager
     def writer(self, item: LayoutObject) -> Iterator[CacheWriter | None]:
@@ -220,14 +227,18 @@ class NodeCache:
         if self.error or not self.keeps(item):
             return None
         try:
-            self._make_room(item.bytes)
-            return CacheWriter(self, item)
+            return CacheWriter(self, item) if self._make_room(item.bytes) else None
         except OSError as error:
             self.fail(error)
             return None
 
-    def _make_room(self, size: int) -> None:
-        """Remove what killed writers left, and the least recently used entries beyond the limit."""
+    def _make_room(self, size: int) -> bool:
+        """Remove what killed writers left, and the least recently used entries beyond the limit.
+
+        Returns:
+            Whether there is room, beside what others are about to write.
+        """
+        held = 0
         entries: list[tuple[float, int, Path]] = []
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):  # a peer makes room too
@@ -235,16 +246,21 @@ class NodeCache:
                 if path.name.startswith(TEMPORARY_PREFIX):
                     if time.time() - state.st_mtime > STALE_SECONDS:
                         path.unlink()
+                    else:
+                        held += state.st_size
                 elif _ENTRY.fullmatch(path.name):
                     entries.append((state.st_mtime, state.st_size, path))
         if self._limit is None:
-            return
-        held = sum(entry_size for _, entry_size, _ in entries)
+            return True
+        if held + size > self._limit:
+            return False
+        held += sum(entry_size for _, entry_size, _ in entries)
         for _, entry_size, path in sorted(entries):
             if held + size <= self._limit:
-                return
+                break
             path.unlink(missing_ok=True)
             held -= entry_size
+        return True
 
 
 def _locked(file: int, wait_until: float) -> bool:

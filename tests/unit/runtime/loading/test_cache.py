@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -128,6 +129,30 @@ def test_the_least_recently_used_entries_give_way(layout: Layout, folder: Path) 
     other = layout.manifest.objects_of(1)[0]
     load(layout, folder, 1, cache_bytes=common.bytes + other.bytes)
     assert entries(folder) == {common.sha256, other.sha256}
+
+
+def test_objects_that_do_not_fit_together_are_not_kept_together(
+    layout: Layout, folder: Path
+) -> None:
+    own, common = layout.manifest.objects_of(0)
+    limit = own.bytes + common.bytes - 1
+    load(layout, folder, cache_bytes=limit)
+    assert len(entries(folder)) == 1
+
+
+def test_a_file_system_without_locks_means_no_cache(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", fail(errno.ENOLCK))
+    shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert "No locks available; loading goes on without it" in shard.report.cache_error
+
+
+def test_a_folder_may_be_named_by_a_way_around(layout: Layout, folder: Path) -> None:
+    for hits in (0, 2):
+        shard = load(layout, folder / ".." / folder.name)
+        assert shard.report.cache_hits == hits
 
 
 def test_an_object_beyond_the_limit_is_not_kept(layout: Layout, folder: Path) -> None:
