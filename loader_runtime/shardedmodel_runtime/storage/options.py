@@ -14,6 +14,8 @@ KEY_VARIABLE = "AWS_ACCESS_KEY_ID"
 SECRET_VARIABLE = "AWS_SECRET_ACCESS_KEY"
 TOKEN_VARIABLE = "AWS_SESSION_TOKEN"
 """The standard names, which are also the keys of the user's Secret."""
+OLD_TOKEN_VARIABLE = "AWS_SECURITY_TOKEN"
+"""What boto3 also takes for a session token, and before the newer name."""
 
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?")
 """A server by name or address, perhaps behind a path."""
@@ -81,6 +83,6 @@ class StoreOptions:
                 f"{prefix}{missing} is not set while its counterpart is; "
                 f"the Secret must hold both {KEY_VARIABLE} and {SECRET_VARIABLE}"
             )
-        token = found.get(prefix + TOKEN_VARIABLE, "")
+        token = found.get(prefix + OLD_TOKEN_VARIABLE) or found.get(prefix + TOKEN_VARIABLE, "")
         credentials = Credentials(key, secret, token) if key else None
         return cls(endpoint_url=endpoint_url, region=region, credentials=credentials)

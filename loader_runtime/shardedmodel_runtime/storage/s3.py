@@ -376,7 +376,9 @@ def _whole_size(answer: Mapping[str, Any]) -> int:
 
 
 def _if_match(digest: str | None) -> dict[str, str]:
-    return {} if digest is None else {"If-Match": f'"{digest.removeprefix("etag:")}"'}
+    """Make a condition of a digest; none of a weak ETag or a missing one (RFC 9110, 13.1.1)."""
+    etag = (digest or "").removeprefix("etag:")
+    return {} if not etag or etag.startswith("W/") else {"If-Match": f'"{etag}"'}
 
 
 def _digest(answer: Mapping[str, Any]) -> str:

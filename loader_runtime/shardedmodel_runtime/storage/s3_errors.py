@@ -28,6 +28,7 @@ from shardedmodel_runtime.errors import (
 _REGION_CODES = frozenset(
     {
         "AuthorizationHeaderMalformed",
+        "AuthorizationQueryParametersError",
         "IllegalLocationConstraintException",
         "PermanentRedirect",
         "301",

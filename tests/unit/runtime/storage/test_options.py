@@ -24,6 +24,12 @@ def test_a_session_token_is_taken_along() -> None:
     assert options.credentials == Credentials("source-key", "source-secret", "token")
 
 
+def test_the_older_name_of_the_token_counts_too() -> None:
+    environ = BOTH | {"SOURCE_AWS_SECURITY_TOKEN": "token"}
+    options = StoreOptions.from_environment("SOURCE_", environ=environ)
+    assert options.credentials == Credentials("source-key", "source-secret", "token")
+
+
 def test_without_prefixed_variables_the_usual_chain_decides() -> None:
     assert StoreOptions.from_environment("STORAGE_", environ=BOTH).credentials is None
 

@@ -227,6 +227,15 @@ def test_a_digest_is_a_condition_of_the_request(monkeypatch: pytest.MonkeyPatch)
     assert ranges.asked[0]["If-Match"] == '"e"'
 
 
+@pytest.mark.parametrize("etag", ['W/"e"', ""])
+def test_a_weak_or_missing_etag_is_no_condition(monkeypatch: pytest.MonkeyPatch, etag: str) -> None:
+    broken, whole = part(0, 10, sent=4), part(4, 10)
+    broken.etag = whole.etag = etag
+    ranges = Ranges(broken, whole)
+    read(make(monkeypatch, ranges=ranges), 0, 10, digest=f"etag:{etag.strip(chr(34))}")
+    assert ["If-Match" in asked for asked in ranges.asked] == [False, False]
+
+
 def test_a_read_that_was_ended_asks_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     ranges = Ranges(Unavailable("gone"), part(0, 10))
     reading = Reading(failed=lambda asked_at, error: reading.abandon())
