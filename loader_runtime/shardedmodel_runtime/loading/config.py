@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.parallelism import MAX_DEGREE
@@ -20,7 +20,21 @@ DEFAULT_RANGE_BYTES = 16 * 1024 * 1024
 MAX_WORLD_SIZE = MAX_DEGREE
 """Ranks of one group: what a report holds, and what one store serves."""
 
+MAX_SECONDS = 30 * 86400.0
+"""Longest time that may be asked for: a month, which is as good as for ever, and less than what
+the system's timers take."""
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _absolute(path: str) -> str:
+    if path and not path.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return path
+
+
+Folder = Annotated[str, Field(max_length=1024), AfterValidator(_absolute)]
 
 
 class Options(BaseModel):
@@ -83,10 +97,11 @@ class ModelLoadConfig(Options):
     """Let tensors on the CPU be the pages of the files that hold them, where those lie on a file
     system of the node's own; False copies. Files of a layout are never modified in place."""
 
-    deadline_seconds: float | None = Field(default=None, gt=0)
-    """Longest time that the load may take; None: no limit beyond the store's own retries."""
+    deadline_seconds: Seconds | None = None
+    """Longest time that the load may take, its manifest included; None: no limit beyond the store's
+    own retries."""
 
-    cache: str = Field(default="", pattern=r"^(/.*)?$", max_length=1024)
+    cache: Folder = ""
     """Folder on the node where verified objects stay for the next start and for peers; empty:
     none."""
 

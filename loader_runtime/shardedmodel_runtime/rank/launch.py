@@ -18,6 +18,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch.distributed.rendezvous import rendezvous
 
+from shardedmodel_runtime.errors import ConfigurationError, GroupError, excerpt
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.loading.config import MAX_WORLD_SIZE, ModelLoadConfig, Options
 from shardedmodel_runtime.loading.loader import (
@@ -28,7 +29,7 @@ from shardedmodel_runtime.loading.loader import (
 from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.group import choose_backend, claim
-from shardedmodel_runtime.rank.store import PrefixStore, Store
+from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
 from shardedmodel_runtime.report import GroupReport, RankReport
 from shardedmodel_runtime.storage.base import ObjectStore
 
@@ -75,13 +76,13 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
 
     Raises:
         ShardedModelError: what the loader raises.
-        GroupError: rank 0 did not publish the manifest.
+        GroupError: the group did not form, or rank 0 did not publish the manifest.
     """
     with open_layout(config) as layout:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
         backend = choose_backend("auto", loader.device)
         store = _join(config, backend, claim(loader.device))
-        shard = loader.load(_obtain_manifest(layout, store, config.rank))
+        shard = loader.load(_obtain_manifest(layout, store, config))
     own = _report(loader, shard)
     reports = [own] if store is None else _exchange(store, own, config.world_size)
     group = GroupReport(
@@ -100,11 +101,20 @@ def _join(config: ModelLoadConfig, backend: str, bound: torch.device | None) -> 
     if config.world_size == 1:
         return None
     timeout = timedelta(seconds=TIMEOUT_SECONDS)
-    found = rendezvous("env://", config.rank, config.world_size, timeout=timeout)
-    store, rank, world_size = next(found)
-    dist.init_process_group(
-        backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=bound
-    )
+    try:
+        found = rendezvous("env://", config.rank, config.world_size, timeout=timeout)
+        store, rank, world_size = next(found)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=bound
+        )
+    except ValueError as error:  # a variable is missing, or is no number
+        raise ConfigurationError(
+            f"WORLD_SIZE is {config.world_size}, and the group's store cannot be found: "
+            f"{excerpt(str(error))}; start the ranks with torchrun, which sets MASTER_ADDR and "
+            "MASTER_PORT"
+        ) from error
+    except DistError as error:
+        raise GroupError(f"the group did not form: {excerpt(str(error))}") from error
     return PrefixStore(_PREFIX, store)
 
 
@@ -115,10 +125,10 @@ def _sharing(config: ModelLoadConfig) -> Sharing | None:
     return Sharing(config.rank, config.deadline_seconds)
 
 
-def _obtain_manifest(layout: ObjectStore, store: Store | None, rank: int) -> Manifest:
-    if store is not None and rank > 0:
+def _obtain_manifest(layout: ObjectStore, store: Store | None, config: ModelLoadConfig) -> Manifest:
+    if store is not None and config.rank > 0:
         return metadata.await_manifest(lambda: store, TIMEOUT_SECONDS)
-    manifest = read_manifest(layout)
+    manifest = read_manifest(layout, within_seconds=config.deadline_seconds)
     if store is not None:
         metadata.broadcast(store, manifest.to_bytes())
     return manifest

@@ -15,8 +15,10 @@ from shardedmodel_runtime.loading.config import (
     MAX_CONCURRENCY,
     MAX_WORLD_SIZE,
     Device,
+    Folder,
     ModelLoadConfig,
     Options,
+    Seconds,
     layout_hash_of,
 )
 from shardedmodel_runtime.report import HTTP_PORT, MASTER_PORT
@@ -66,7 +68,7 @@ class RankOptions(Options):
     concurrency: int = Field(default=DEFAULT_CONCURRENCY, ge=1, le=MAX_CONCURRENCY)
     """Most ranged reads in flight, of each rank."""
 
-    cache: str = Field(default="", pattern=r"^(/.*)?$", max_length=1024)
+    cache: Folder = ""
     """Folder on the node where verified objects stay; see ``ModelLoadConfig``."""
 
     cache_bytes: int | None = Field(default=None, gt=0)
@@ -75,10 +77,10 @@ class RankOptions(Options):
     cache_peers: tuple[int, ...] = ()
     """Ranks of this pod, when the cache is theirs alone; see ``ModelLoadConfig``."""
 
-    deadline_seconds: float | None = Field(default=None, gt=0)
+    deadline_seconds: Seconds | None = None
     """Longest time that the load of a rank may take; None: no limit beyond the store's retries."""
 
-    join_timeout_seconds: float = Field(default=JOIN_TIMEOUT_SECONDS, gt=0)
+    join_timeout_seconds: Seconds = JOIN_TIMEOUT_SECONDS
     """How long a rank waits for its peers before it gives up."""
 
     @property

@@ -24,6 +24,20 @@ def test_a_rank_that_is_no_number_is_named() -> None:
         Launch.from_environment({"RANK": "x"})
 
 
+@pytest.mark.parametrize("port", [None, "abc"])
+def test_a_group_without_its_launcher_is_told_of_torchrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: str | None
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    if port is not None:
+        monkeypatch.setenv("MASTER_PORT", port)
+    config = ModelLoadConfig(layout=write_layout(tmp_path, 2).uri, world_size=2, device="cpu")
+    with pytest.raises(ConfigurationError, match=r"WORLD_SIZE is 2.*torchrun"):
+        load_group(config)
+
+
 def test_a_rank_that_is_alone_needs_no_group(tmp_path: Path) -> None:
     layout = write_layout(tmp_path, 1)
     shard, group = load_group(ModelLoadConfig(layout=layout.uri, device="cpu"))
