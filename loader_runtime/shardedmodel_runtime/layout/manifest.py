@@ -7,14 +7,16 @@ it is used (``layout/proof.py``): sizes, blocks, keys, and that every rank gets 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from queue import Empty, SimpleQueue
 from typing import Self
 
 from pydantic import ValidationError, model_validator
 
-from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound, excerpt
+from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound, Unavailable, excerpt
 from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestContent
 from shardedmodel_runtime.layout.placement import (
     PlacedTensor,
@@ -149,17 +151,25 @@ def _first_problem(error: ValidationError) -> str:
     return f"{excerpt(field)}: {message}{more}" if field else f"{message}{more}"
 
 
-def read_manifest(store: ObjectStore) -> Manifest:
+def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) -> Manifest:
     """Read the manifest of the layout at the store's root.
 
+    Args:
+        store: where the layout is.
+        within_seconds: how long to wait for a store that answers slowly, or byte by byte; None: as
+            long as the store's own retries take.
+
     Raises:
+        Unavailable: it did not come in time, or the store kept failing.
         LayoutNotFound: there is none, hence no layout.
         LayoutError: it is there but cannot be used, or is that of another layout than the store
             is named after; a layout that was given a name of its own may be any.
     """
     where = join_uri(store.uri, MANIFEST_KEY)
     try:
-        data = store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT)
+        data = _in_time(
+            lambda: store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT), where, within_seconds
+        )
     except NotFound as error:
         raise LayoutNotFound(
             f"{store.uri} holds no finished layout: {error.message}; "
@@ -173,6 +183,31 @@ def read_manifest(store: ObjectStore) -> Manifest:
             "delete it and pre-shard the model again"
         )
     return manifest
+
+
+def _in_time(read: Callable[[], bytes], where: str, seconds: float | None) -> bytes:
+    """Wait for ``read`` so long at most; after that its thread, a daemon, is left to itself."""
+    if seconds is None:
+        return read()
+    ended: SimpleQueue[bytes | Exception] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            ended.put(read())
+        except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
+            ended.put(error)
+
+    threading.Thread(target=work, name="manifest", daemon=True).start()
+    try:
+        result = ended.get(timeout=seconds)
+    except Empty:
+        raise Unavailable(
+            f"{where}: did not come within the deadline of {seconds:g} s; "
+            "raise deadline_seconds or look at the store's speed"
+        ) from None
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def block_spans(size: int, block_bytes: int) -> Sequence[tuple[int, int]]:

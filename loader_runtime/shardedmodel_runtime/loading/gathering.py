@@ -23,6 +23,7 @@ from shardedmodel_runtime.storage.mapping import MappedStore, can_map
 from shardedmodel_runtime.storage.uri import parse_uri
 
 ArenaMaker = Callable[[LayoutObject], Arena]
+"""Makes an arena for an object of the layout, under its name there."""
 
 PEER_SECONDS = 120.0
 """How long to wait for a peer of the node that fetches the same object; after that it is either
@@ -166,11 +167,10 @@ class Gatherer:
         """Read one object from the cache; a bad entry is dropped."""
         if not cache.holds(item):
             return False
-        entry = item.model_copy(update={"key": item.sha256})
         done = self._progress.bytes_done
         try:
             with LocalStore(parse_uri(f"file://{cache.folder}")) as store:
-                self._arenas[item.key] = self._read(store, [entry], Window(self._concurrency))[0]
+                self._arenas[item.key] = self._read_entry(store, item)
         except (ChecksumMismatch, StorageError):
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 raise
@@ -180,21 +180,28 @@ class Gatherer:
         self._progress.add(cache_hits=1, cache_bytes=item.bytes)
         return True
 
+    def _read_entry(self, store: LocalStore, item: LayoutObject) -> Arena:
+        """Read an object that lies under its checksum, into the memory that ``item`` is to have."""
+        entry = item.model_copy(update={"key": item.sha256})
+        with self._opened(store) as (source, arena_of):
+            with self._progress.timed("allocate"):
+                mapped = isinstance(source, MappedStore)
+                arena = arena_of(entry) if mapped else self._make_arena(item)
+            work = [(run, arena) for run in self._runs(entry)]
+            self._fetcher(source, Window(self._concurrency)).fetch_all(work, self._deadline)
+        return arena
+
     def _ask_store(
         self, items: Sequence[LayoutObject], writers: Sequence[CacheWriter | None] = ()
     ) -> None:
-        arenas = self._read(self._store, items, self._window, writers)
+        arenas = self._read(items, writers)
         self._arenas |= zip((item.key for item in items), arenas, strict=True)
 
     def _read(
-        self,
-        store: ObjectStore,
-        items: Sequence[LayoutObject],
-        window: Window,
-        writers: Sequence[CacheWriter | None] = (),
+        self, items: Sequence[LayoutObject], writers: Sequence[CacheWriter | None]
     ) -> list[Arena]:
         """Read objects, each into an arena of its own, and what has a writer into that too."""
-        with self._opened(store) as (source, arena_of):
+        with self._opened(self._store) as (source, arena_of):
             with self._progress.timed("allocate"):
                 arenas = [arena_of(item) for item in items]
             written = [
@@ -206,7 +213,7 @@ class Gatherer:
                 for item, arena in zip(items, written, strict=True)
                 for run in self._runs(item)
             ]
-            self._fetcher(source, window).fetch_all(work, self._deadline)
+            self._fetcher(source, self._window).fetch_all(work, self._deadline)
         return arenas
 
     def _runs(self, item: LayoutObject) -> Iterator[Run]:

@@ -78,17 +78,18 @@ class DistributedCheckpointLoader:
         self.progress = Progress()
         self._store = store or open_layout(config)
         self._cache = _cache_of(config)
-        self._before = (0, 0)
+        self._before: tuple[int, int] | None = None
 
     @property
     def bytes_read(self) -> int:
         """Bytes fetched for this rank's objects so far, repeats included."""
-        return self._store.bytes_read - self._before[0]
+        return 0 if self._before is None else self._store.bytes_read - self._before[0]
 
     @property
     def retries(self) -> int:
         """Requests and blocks that were repeated so far."""
-        return self._store.retries - self._before[1] + self.progress.rereads
+        before = 0 if self._before is None else self._before[1]
+        return self._store.retries - before + self.progress.rereads
 
     def figures(self) -> dict[str, int]:
         """Tell what the load took so far, by the names in ``LoadReport`` and ``RankReport``."""
@@ -124,22 +125,26 @@ class DistributedCheckpointLoader:
                 When the load fails, what those tensors hold is undefined.
 
         Raises:
-            ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` holds
-                objects of other sizes.
+            ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` is
+                another rank's, or holds objects of other sizes.
             LayoutNotFound: there is no manifest.
             ChecksumMismatch: a block is wrong in the store.
             StorageError: the store refused or failed.
             Unavailable: the store kept failing, or the deadline passed.
         """
-        manifest = manifest or read_manifest(self._store)
+        limit = self.config.deadline_seconds
+        deadline = limit and time.monotonic() + limit
+        manifest = manifest or read_manifest(self._store, within_seconds=limit)
         _check_world_size(manifest, self.config)
         self._before = (self._store.bytes_read, self._store.retries)
+        self.progress = Progress()  # threads of an earlier load that failed may still count
         self.progress.bytes = manifest.rank_bytes(self.config.rank)
         began = time.perf_counter()
         items = manifest.objects_of(self.config.rank)
         if self._sharing is not None:
             self._sharing.form(manifest)
-        arenas = self._gatherer(manifest, _held(items, into)).gather(items)
+        held = {} if into is None else _held(items, into, self.config.rank)
+        arenas = self._gatherer(manifest, held, deadline).gather(items)
         for arena in arenas:
             arena.finish()
         state_dict: dict[str, torch.Tensor] = {}
@@ -162,9 +167,10 @@ class DistributedCheckpointLoader:
         limit = self.config.concurrency
         return limit if self.device.type == "cpu" else min(limit, MAX_WINDOWS)
 
-    def _gatherer(self, manifest: Manifest, held: dict[str, torch.Tensor]) -> Gatherer:
+    def _gatherer(
+        self, manifest: Manifest, held: dict[str, torch.Tensor], deadline: float | None
+    ) -> Gatherer:
         config = self.config
-        deadline = config.deadline_seconds and time.monotonic() + config.deadline_seconds
         window_bytes = max(config.range_bytes, manifest.block_bytes)
         make = arena_maker(self.device, window_bytes, self._concurrency + AT_ONCE)
         return Gatherer(
@@ -195,12 +201,14 @@ class DistributedCheckpointLoader:
 def _cache_of(config: ModelLoadConfig) -> NodeCache | None:
     if not config.cache:
         return None
-    return NodeCache(Path(config.cache), config.cache_bytes, config.cache_peers)
+    folder = Path(config.cache).resolve()
+    return NodeCache(folder, config.cache_bytes, config.cache_peers)
 
 
 def load(config: ModelLoadConfig) -> LoadedShard:
     """Load one rank's shard alone, without a group: for tools and for looking at a layout."""
-    return DistributedCheckpointLoader(config).load()
+    with open_layout(config) as store:
+        return DistributedCheckpointLoader(config, store=store).load()
 
 
 def open_layout(config: ModelLoadConfig) -> ObjectStore:
@@ -209,10 +217,13 @@ def open_layout(config: ModelLoadConfig) -> ObjectStore:
     return open_store(config.layout, options)
 
 
-def _held(items: list[LayoutObject], into: LoadedShard | None) -> dict[str, torch.Tensor]:
+def _held(items: list[LayoutObject], into: LoadedShard, rank: int) -> dict[str, torch.Tensor]:
     """Give each object, by its key, the memory that an earlier load held it in."""
-    if into is None:
-        return {}
+    if into.rank != rank:
+        raise ConfigurationError(
+            f"into: holds the shard of rank {into.rank}, and rank {rank} is loaded; "
+            "use what this rank loaded before"
+        )
     wanted, held = [item.bytes for item in items], [tensor.numel() for tensor in into.memory]
     if wanted != held:
         raise ConfigurationError(
@@ -228,5 +239,6 @@ def _check_world_size(manifest: Manifest, config: ModelLoadConfig) -> None:
         raise ConfigurationError(
             f"world_size: {config.world_size} does not match the layout {config.layout}, which was "
             f"cut for {manifest.world_size} ranks (tensor {degrees.tensor}, pipeline "
-            f"{degrees.pipeline}, expert {degrees.expert})"
+            f"{degrees.pipeline}, expert {degrees.expert}); start one process for each of its "
+            f"ranks (torchrun --nproc-per-node {manifest.world_size} …)"
         )

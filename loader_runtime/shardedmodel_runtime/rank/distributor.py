@@ -234,7 +234,7 @@ class ModelDistributor:
     def _obtain_manifest(self) -> Manifest:
         if self._server is None:
             return metadata.await_manifest(self._connect, self._timeout)
-        manifest = read_manifest(self._layout)
+        manifest = read_manifest(self._layout, within_seconds=self.config.deadline_seconds)
         metadata.broadcast(self._server, manifest.to_bytes())
         return manifest
 

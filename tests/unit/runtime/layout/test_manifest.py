@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, StorageError
+from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, StorageError, Unavailable
 from shardedmodel_runtime.layout.manifest import Manifest, block_spans, read_manifest
 from shardedmodel_runtime.layout.manifest_content import ManifestRule
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.rules import Rule
+from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.opening import open_store
+from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders_rank_layout import LAYOUT_HASH, write_layout
 
 BLOCK = 4096
@@ -315,6 +318,32 @@ def test_a_manifest_is_not_read_without_limit(
     (tmp_path / MANIFEST_KEY).write_bytes(b" " * 11)
     with open_store(tmp_path.as_uri()) as store, pytest.raises(StorageError, match="at most 10"):
         read_manifest(store)
+
+
+class Trickle(LocalStore):
+    """A store that takes its time over each object."""
+
+    def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
+        threading.Event().wait(5)
+        return super().read(key, limit=limit, digest=digest)
+
+
+def test_a_manifest_that_comes_too_slowly_is_not_waited_for(tmp_path: Path) -> None:
+    write_layout(tmp_path)
+    store = Trickle(parse_uri(tmp_path.as_uri()))
+    with pytest.raises(Unavailable, match=r"manifest\.json: did not come within .* of 0\.01 s"):
+        read_manifest(store, within_seconds=0.01)
+
+
+def test_a_deadline_changes_nothing_for_a_manifest_that_comes(tmp_path: Path) -> None:
+    manifest = write_layout(tmp_path).manifest
+    with open_store(tmp_path.as_uri()) as store:
+        assert read_manifest(store, within_seconds=60) == manifest
+
+
+def test_a_missing_manifest_is_missing_with_a_deadline_too(tmp_path: Path) -> None:
+    with open_store(tmp_path.as_uri()) as store, pytest.raises(LayoutNotFound):
+        read_manifest(store, within_seconds=60)
 
 
 def test_blocks_span_the_object() -> None:
