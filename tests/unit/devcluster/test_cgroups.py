@@ -49,8 +49,14 @@ def test_a_process_that_has_ended_is_left_out(kubepods: Path) -> None:
 
 def test_the_pause_container_is_left_out(kubepods: Path, tmp_path: Path) -> None:
     pause = tmp_path / "pause"
-    pause.symlink_to("/bin/sleep")
-    with subprocess.Popen([str(pause), "60"]) as child:
+    pause.symlink_to("/bin/cat")
+    with subprocess.Popen([pause], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin
+        assert child.stdout
+        # The kernel gives the program its name after Popen returns: an echo comes later still.
+        child.stdin.write(b"started\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"started\n"
         put(kubepods, f"{POD}/sandbox", child.pid)
         assert cgroups.pod_processes(Slot(9), "0c0ffee") == []
         child.kill()
