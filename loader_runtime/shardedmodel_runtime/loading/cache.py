@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -51,6 +52,8 @@ class CacheWriter:
         self._cache = cache
         self._path = cache.folder / item.sha256
         self._temporary = cache.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        self._writing = 0
+        self._changed = threading.Condition()
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             os.posix_fallocate(self._file, 0, item.bytes)  # a full disk is found before reading
@@ -60,14 +63,26 @@ class CacheWriter:
 
     def write(self, start: int, data: memoryview) -> None:
         """Write verified bytes at their place; any thread."""
-        if self._file < 0:
-            return
+        with self._held() as file:
+            try:
+                while file >= 0 and data:
+                    count = os.pwrite(file, data, start)
+                    start, data = start + count, data[count:]
+            except OSError as error:
+                self._cache.fail(error)
+
+    @contextmanager
+    def _held(self) -> Iterator[int]:
+        """Keep the file open meanwhile; its number could be another file's after that."""
+        with self._changed:
+            self._writing += 1
+            file = self._file
         try:
-            while data:
-                count = os.pwrite(self._file, data, start)
-                start, data = start + count, data[count:]
-        except OSError as error:
-            self._cache.fail(error)
+            yield file
+        finally:
+            with self._changed:
+                self._writing -= 1
+                self._changed.notify_all()
 
     def commit(self) -> None:
         """Show the entry; all its bytes have been written."""
@@ -79,9 +94,15 @@ class CacheWriter:
             self._cache.fail(error)
 
     def close(self) -> None:
-        """Close the file, and remove it unless it was committed."""
-        os.close(self._file)
-        self._file = -1
+        """Close the file, and remove it unless it was committed.
+
+        Threads of a load that has failed may still write: they end first, and later ones find it
+        closed.
+        """
+        with self._changed:
+            file, self._file = self._file, -1
+            self._changed.wait_for(lambda: not self._writing)
+        os.close(file)
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
 

@@ -175,8 +175,10 @@ class Fetcher:
             raise event.error
 
     def _landed(self, flight: Flight, now: float, hedging: Hedging) -> None:
+        count = flight.run.stop - flight.run.start
         hedging.finished(now - flight.began)
-        self._window.finished(flight.began, now, flight.run.stop - flight.run.start)
+        self._window.finished(flight.began, now, count)
+        self._progress.add(bytes_done=count)
         for other in flight.readings:
             if self._flights.pop(other, None) is not None and other is not flight.readings[0]:
                 hedging.ended()
@@ -216,7 +218,6 @@ class Fetcher:
             flight.claim(reading)
             if self._verify:
                 self._check(run, memory, reading)
-        self._progress.add(bytes_done=run.stop - run.start)
 
     def _fill(self, run: Run, start: int, memory: memoryview, reading: Reading) -> None:
         key = run.item.key

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,30 @@ def test_what_a_killed_writer_left_is_removed_once_it_is_old(layout: Layout, fol
     os.utime(old, (1, 1))
     load(layout, folder)
     assert (old.exists(), fresh.exists()) == (False, True)
+
+
+def test_an_entry_is_closed_when_the_last_write_to_it_has_ended(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = layout.manifest.objects_of(0)[0]
+    writing, go_on = threading.Event(), threading.Event()
+    pwrite = os.pwrite
+
+    def slow(file: int, data: memoryview, offset: int) -> int:
+        writing.set()
+        assert go_on.wait(30)
+        return pwrite(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    cache = NodeCache(folder, None)
+    with ThreadPoolExecutor() as threads:
+        with cache.writer(item) as writer:
+            assert writer is not None
+            write = threads.submit(writer.write, 0, memoryview(bytes(item.bytes)))
+            assert writing.wait(30)
+            threads.submit(go_on.wait, 0.05).add_done_callback(lambda _: go_on.set())
+        write.result(30)
+    assert cache.error == ""
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "replace"])

@@ -185,6 +185,24 @@ def test_the_first_error_ends_reads_that_hang(load: Load) -> None:
     assert stall.ended.wait(30)
 
 
+def test_a_read_that_ends_after_its_load_has_failed_does_not_count(load: Load) -> None:
+    failed, readers = threading.Event(), []
+
+    def late(start: int, into: memoryview, reading: Reading) -> None:
+        readers.append(threading.current_thread())
+        assert failed.wait(30)
+        into[:] = load.content[start : start + len(into)]
+
+    load.store.scripts[0] = [late]
+    load.store.scripts[load.last] = [fail_with(Unavailable("gone"))]
+    with pytest.raises(Unavailable):
+        load.run(window=Window(2))
+    before = load.progress.bytes_done
+    failed.set()
+    readers[0].join(30)
+    assert load.progress.bytes_done == before
+
+
 def test_an_object_that_changes_between_two_reads_is_noticed(load: Load) -> None:
     def other(start: int, into: memoryview, reading: Reading) -> None:
         with reading.landing("etag:other", lambda: None):
