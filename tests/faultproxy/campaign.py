@@ -227,7 +227,7 @@ def assert_right(held: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 def _plan(kind: Kind, seed: int) -> Plan:
     if kind is Kind.REPLACED:
         return Plan(seed, (kind,), share=1.0, burst=None)
-    if kind is Kind.CLOCK_SKEW:
+    if kind in (Kind.CLOCK_SKEW, Kind.OTHER_REGION):
         return Plan(seed, (kind,), share=1.0, burst=None, suffix="")
     if kind is Kind.OTHER_MANIFEST:
         return Plan(seed, (kind,), share=1.0, burst=None, suffix="manifest.json")

@@ -14,6 +14,8 @@ WRONG_BYTES = 64
 """By how much a wrong length or range is wrong: less than any range of the tests."""
 CLOCK_TOLERANCE = timedelta(minutes=15)
 """What S3 lets a request's time differ from its own."""
+BUCKET_REGION = "eu-central-1"
+"""Where the bucket is if that is the fault."""
 
 _INVERTED = bytes(255 - byte for byte in range(256))
 """A table for ``bytes.translate``: every bit of another object is another."""
@@ -37,6 +39,7 @@ class Kind(StrEnum):
     WRONG_LENGTH = "wrong Content-Length"
     GARBAGE = "not HTTP"
     CLOCK_SKEW = "RequestTimeTooSkewed"
+    OTHER_REGION = "bucket of another region"
     EXPIRED = "ExpiredToken"
     REPLACED = "object replaced"
     OTHER_MANIFEST = "manifest of another layout"
@@ -80,9 +83,14 @@ class Case:
 
 
 def befalls(kind: Kind, request: Request, response: Response) -> bool:
-    """Whether a fault has its chance: a clock that is right is not refused, nor an error spoilt."""
+    """Whether a fault has its chance.
+
+    A clock or a region that is right is not refused, nor an error spoilt.
+    """
     if kind is Kind.CLOCK_SKEW:
         return abs(request.signed_at - response.date) > CLOCK_TOLERANCE
+    if kind is Kind.OTHER_REGION:
+        return request.signed_in != BUCKET_REGION
     return response.status < 300
 
 
@@ -137,6 +145,11 @@ def _clock_skew(case: Case) -> Delivery:
     return intact(replace(refusal, head=refusal.head.having("Date", date)))
 
 
+def _other_region(case: Case) -> Delivery:
+    refusal = error_response(301, "Moved Permanently", "PermanentRedirect")
+    return intact(replace(refusal, head=refusal.head.having("x-amz-bucket-region", BUCKET_REGION)))
+
+
 def _wrong_range(case: Case) -> Delivery:
     span, _, size = case.response.head.get("Content-Range").removeprefix("bytes ").partition("/")
     first, _, last = span.partition("-")
@@ -186,6 +199,7 @@ _MAKERS: dict[Kind, Callable[[Case], Delivery]] = {
     Kind.WRONG_LENGTH: _wrong_length,
     Kind.GARBAGE: _garbage,
     Kind.CLOCK_SKEW: _clock_skew,
+    Kind.OTHER_REGION: _other_region,
     Kind.EXPIRED: _error(400, "Bad Request", "ExpiredToken"),
     Kind.REPLACED: _replaced,
     Kind.OTHER_MANIFEST: _other_manifest,

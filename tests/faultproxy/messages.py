@@ -71,11 +71,21 @@ class Request:
         return self.head.line.split(" ")[1].partition("?")[0]
 
     @property
+    def query(self) -> dict[str, str]:
+        """What stands behind the path: the signature of a presigned URL."""
+        return dict(parse_qsl(urlsplit(self.head.line.split(" ")[1]).query))
+
+    @property
     def signed_at(self) -> datetime:
         """The time that its signature names: in a header, or in the address of a presigned URL."""
-        query = dict(parse_qsl(urlsplit(self.head.line.split(" ")[1]).query))
-        text = self.head.get("X-Amz-Date") or query["X-Amz-Date"]
+        text = self.head.get("X-Amz-Date") or self.query["X-Amz-Date"]
         return datetime.strptime(text, "%Y%m%dT%H%M%S%z")
+
+    @property
+    def signed_in(self) -> str:
+        """The region that its signature names, in either place."""
+        _, _, named = self.head.get("Authorization").partition("Credential=")
+        return (named or self.query["X-Amz-Credential"]).split("/")[2]
 
     @property
     def identity(self) -> str:

@@ -19,6 +19,8 @@ OLD_TOKEN_VARIABLE = "AWS_SECURITY_TOKEN"
 
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?")
 """A server by name or address, perhaps behind a path."""
+REGION = re.compile(r"(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+"""A region's name is part of a server's: botocore takes no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class StoreOptions:
         credentials: None: boto3's own chain (variables, profile, workload identity).
 
     Raises:
-        ConfigurationError: the endpoint is no plain URL of a server.
+        ConfigurationError: the endpoint is no plain URL of a server, or the region no name.
     """
 
     endpoint_url: str = ""
@@ -54,6 +56,11 @@ class StoreOptions:
             raise ConfigurationError(
                 f"endpointUrl: {excerpt(self.endpoint_url)!r} is no server's address; "
                 "use https://host[:port]"
+            )
+        if self.region and not REGION.fullmatch(self.region):
+            raise ConfigurationError(
+                f"region: {excerpt(self.region)!r} is no region's name; use letters, digits and "
+                "hyphens, such as eu-central-1"
             )
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -42,6 +43,7 @@ from shardedmodel_runtime.storage.s3_ranges import (
     RangeAnswer,
     RangeReader,
 )
+from shardedmodel_runtime.storage.s3_urls import SignedUrls
 from shardedmodel_runtime.storage.s3_writer import S3Writer, abort_upload
 from shardedmodel_runtime.storage.uri import StoreUri
 
@@ -89,13 +91,20 @@ class S3Store(CountingStore):
         self._bucket = uri.bucket
         self._prefix = f"{uri.path}/" if uri.path else ""
         self._retry = retry or RetryPolicy()
+        self._clock = clock or ServerClock()
         session = new_session()
         self._client = make_client(session, options, read_timeout_seconds)
-        self._clock = clock or ServerClock()
         self._clock.sign_requests_of(self._client)
-        self._ranges = RangeReader(
-            self._client, session, self._clock, uri.bucket, read_timeout_seconds
-        )
+
+        def client_in(region: str) -> Any:
+            # boto3 takes each session of botocore's once.
+            there = replace(options, region=region)
+            client = make_client(new_session(), there, read_timeout_seconds)
+            self._clock.sign_requests_of(client)
+            return client
+
+        urls = SignedUrls(self._client, client_in, uri.bucket)
+        self._ranges = RangeReader(urls, session, self._clock, read_timeout_seconds)
 
     def describe(self, key: str) -> ObjectInfo:
         """Describe one object (HEAD)."""

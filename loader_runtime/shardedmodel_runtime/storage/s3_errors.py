@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -24,6 +27,7 @@ from shardedmodel_runtime.errors import (
     Unavailable,
     excerpt,
 )
+from shardedmodel_runtime.storage.options import REGION
 
 _REGION_CODES = frozenset(
     {
@@ -35,6 +39,8 @@ _REGION_CODES = frozenset(
     }
 )
 """What S3 answers to a request for a bucket of another region."""
+_REDIRECTS = frozenset({301, 302, 307})
+"""How S3 sends requests on, by the bucket's own address while its name is young."""
 _EXPIRED_CODES = frozenset({"RequestExpired", "ExpiredToken", "ExpiredTokenException"})
 """What a newer signature may cure."""
 _BARE_REFUSAL = "400"
@@ -69,6 +75,17 @@ def http_status(error: ClientError) -> int:
 def may_be_expired(error: ClientError) -> bool:
     """Whether signing anew, by credentials that were renewed meanwhile, may help."""
     return error_code(error) in _EXPIRED_CODES | {_BARE_REFUSAL}
+
+
+def bucket_region(error: ClientError) -> str:
+    """The region in which the refused bucket is, where the answer tells; empty otherwise."""
+    if error_code(error) not in _REGION_CODES and http_status(error) not in _REDIRECTS:
+        return ""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    # botocore's types leave out what S3 says beside code and message.
+    told: Mapping[str, Any] = error.response.get("Error", {})
+    region = str(headers.get("x-amz-bucket-region") or told.get("Region", ""))
+    return region if REGION.fullmatch(region) else ""
 
 
 def translate(error: BotoCoreError | ClientError, where: str) -> ShardedModelError:

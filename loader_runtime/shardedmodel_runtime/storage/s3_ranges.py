@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import time
 from contextlib import suppress
 from http.client import HTTPException
 from typing import Any
@@ -26,18 +24,19 @@ from botocore.utils import get_environ_proxies
 
 from shardedmodel_runtime.errors import Unavailable, excerpt
 from shardedmodel_runtime.storage.s3_clock import ServerClock
-from shardedmodel_runtime.storage.s3_errors import may_be_expired, translate, unreachable
+from shardedmodel_runtime.storage.s3_errors import (
+    bucket_region,
+    may_be_expired,
+    translate,
+    unreachable,
+)
+from shardedmodel_runtime.storage.s3_urls import SignedUrls
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 30.0
 """Longest silence on a connection; a range that stalls so long is asked for again."""
 MAX_CONNECTIONS = 256
 """Kept connections: one for each read that may be in flight."""
-SIGNATURE_SECONDS = 3600
-"""How long a URL is valid."""
-RENEWAL_SECONDS = 300.0
-"""Age at which a URL is signed anew, so that renewed credentials are used soon: botocore renews
-temporary ones 10 to 15 minutes before they expire."""
 ERROR_BYTES_LIMIT = 64 * 1024
 """Bytes read of an answer that is an error: a short XML text."""
 CA_VARIABLE = "REQUESTS_CA_BUNDLE"
@@ -95,33 +94,28 @@ class RangeReader:
     """Sends GETs for one bucket.
 
     Args:
-        client: boto3's S3 client; signs.
-        session: the session of that client; knows certificates.
+        urls: of its objects.
+        session: botocore's; knows certificates.
         clock: of the server.
-        bucket: whose objects are read.
         read_timeout_seconds: longest silence on a connection.
     """
 
     def __init__(
         self,
-        client: Any,
+        urls: SignedUrls,
         session: Session,
         clock: ServerClock,
-        bucket: str,
         read_timeout_seconds: float,
     ) -> None:
-        self._client = client
+        self._urls = urls
         self._clock = clock
-        self._bucket = bucket
         self._http = URLLib3Session(
             verify=session.get_config_variable("ca_bundle") or os.environ.get(CA_VARIABLE, True),
-            proxies=get_environ_proxies(client.meta.endpoint_url),
+            proxies=get_environ_proxies(urls.endpoint_url),
             timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds),
             max_pool_connections=MAX_CONNECTIONS,
         )
         self._parser = create_parser("rest-xml")
-        self._lock = threading.Lock()
-        self._urls: dict[str, tuple[str, float]] = {}
 
     def get(self, key: str, headers: dict[str, str], where: str) -> RangeAnswer:
         """Ask for an object, or a range of it.
@@ -137,11 +131,10 @@ class RangeReader:
         try:
             return self._send(key, headers, where)
         except ClientError as error:
-            if not self._clock.learn(error) and not may_be_expired(error):
+            if not self._may_sign_better(error):
                 raise translate(error, where) from error
-        with self._lock:
-            self._urls.pop(key, None)
-        try:  # the server's clock, or credentials that were renewed meanwhile, make a better one
+        self._urls.forget(key)
+        try:
             return self._send(key, headers, where)
         except ClientError as error:
             raise translate(error, where) from error
@@ -150,9 +143,16 @@ class RangeReader:
         """Close the kept connections."""
         self._http.close()
 
+    def _may_sign_better(self, error: ClientError) -> bool:
+        """Whether the refusal tells what was wrong with a signature, or a newer one may do."""
+        if region := bucket_region(error):
+            self._urls.move_to(region)
+            return True
+        return self._clock.learn(error) or may_be_expired(error)
+
     def _send(self, key: str, headers: dict[str, str], where: str) -> RangeAnswer:
         try:
-            request = AWSRequest("GET", self._url(key), headers=headers, stream_output=True)
+            request = AWSRequest("GET", self._urls.of(key), headers=headers, stream_output=True)
             answer = self._http.send(request.prepare())
         except (ConnectionError, HTTPClientError) as error:
             text = _QUERY.sub("", str(error))
@@ -172,20 +172,3 @@ class RangeReader:
         # A status from 301 on is parsed as an error by every AWS protocol.
         fields = {"status_code": status, "headers": answer.headers, "body": bytes(text[:size])}
         return ClientError(self._parser.parse(fields, None), "GetObject")
-
-    def _url(self, key: str) -> str:
-        now = time.monotonic()
-        with self._lock:
-            url, signed_at = self._urls.get(key, ("", 0.0))
-        if url and now - signed_at < RENEWAL_SECONDS:
-            return url
-        url = str(
-            self._client.generate_presigned_url(
-                "get_object",
-                Params={"Bucket": self._bucket, "Key": key},
-                ExpiresIn=SIGNATURE_SECONDS,
-            )
-        )
-        with self._lock:
-            self._urls[key] = (url, now)
-        return url

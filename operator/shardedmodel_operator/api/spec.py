@@ -58,6 +58,9 @@ EndpointUrl = Annotated[
     LongText,
     validations(cel(f"self == '' || self.matches('{ENDPOINT_PATTERN}')", ENDPOINT_HINT)),
 ]
+REGION_PATTERN = r"^$|^[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?$"
+"""Empty, or a label of a server's name: boto3 takes no other."""
+Region = Annotated[str, StringConstraints(max_length=63, pattern=REGION_PATTERN)]
 Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE)]
 QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 """A Kubernetes quantity (``resource.Quantity``): a number with an SI, binary or exponent suffix."""
@@ -91,8 +94,9 @@ class Store(ApiModel):
     mounts."""
     endpoint_url: EndpointUrl = ""
     """URL of an S3 server other than AWS, such as `http://minio.storage.svc:9000`."""
-    region: ShortText = ""
-    """Region of the bucket, where the server wants one."""
+    region: Region = ""
+    """Region in which to ask for the bucket; where its server answers that it is in another, that
+    one is asked."""
     credentials_secret_ref: SecretReference | None = None
     """Secret with the credentials. Without it the pods use what their service account gives."""
 

@@ -42,6 +42,17 @@ def test_a_clock_is_refused_where_it_is_wrong(signed: str, refused: bool) -> Non
     assert befalls(Kind.CLOCK_SKEW, Request(Head(address, ())), answer) == refused
 
 
+@pytest.mark.parametrize(("region", "refused"), [("eu-central-1", False), ("us-east-1", True)])
+@pytest.mark.parametrize("place", ["address", "header"])
+def test_a_bucket_is_in_one_region(region: str, refused: bool, place: str) -> None:
+    named = f"Credential=key/20261123/{region}/s3/aws4_request"
+    request = {
+        "address": Request(Head(f"GET /bucket/key?X-Amz-{named} HTTP/1.1", ())),
+        "header": Request(Head("GET /bucket/key HTTP/1.1", (("Authorization", f"AWS4 {named}"),))),
+    }[place]
+    assert befalls(Kind.OTHER_REGION, request, GOOD) == refused
+
+
 def test_a_flipped_bit_is_one_bit() -> None:
     body = parsed(made(Kind.FLIPPED_BIT)).body
     different = [a ^ b for a, b in zip(body, BODY, strict=True) if a != b]

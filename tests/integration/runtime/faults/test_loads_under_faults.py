@@ -59,6 +59,10 @@ def test_a_load_goes_by_the_clock_of_the_store(tallies: dict[Kind, Tally]) -> No
     assert tallies[Kind.CLOCK_SKEW].errors == {}
 
 
+def test_a_load_follows_its_bucket_to_another_region(tallies: dict[Kind, Tally]) -> None:
+    assert tallies[Kind.OTHER_REGION].errors == {}
+
+
 def test_credentials_that_expired_are_told_or_renewed(tallies: dict[Kind, Tally]) -> None:
     assert tallies[Kind.EXPIRED].errors.keys() <= {"AccessDenied"}
 

@@ -88,12 +88,21 @@ def expiring(bucket: Bucket) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.fixture
+def elsewhere(bucket: Bucket) -> Iterator[Proxy]:
+    """The server, where the bucket is in another region than the one that is asked in."""
+    bucket.client.put_object(Bucket=bucket.name, Key="a", Body=b"01234")
+    plan = Plan(kinds=(Kind.OTHER_REGION,), share=1.0, burst=None, suffix="")
+    with Proxy(bucket.server.endpoint_url, plan) as proxy:
+        yield proxy
+
+
 def behind(proxy: Proxy, bucket: Bucket) -> S3Store:
     options = replace(bucket.options(), endpoint_url=proxy.endpoint_url)
     return S3Store(parse_uri(bucket.uri), options)
 
 
-@pytest.mark.parametrize(
+every_way_to_read = pytest.mark.parametrize(
     "ask",
     [
         lambda store: store.read("a", limit=5),
@@ -103,6 +112,17 @@ def behind(proxy: Proxy, bucket: Bucket) -> S3Store:
     ],
     ids=["GetObject", "its beginning", "ListObjects", "a range"],
 )
+
+
+@every_way_to_read
+def test_a_bucket_is_followed_to_its_region_whatever_is_asked_for(
+    bucket: Bucket, elsewhere: Proxy, ask: Callable[[ObjectStore], bytes]
+) -> None:
+    with behind(elsewhere, bucket) as store:
+        assert ask(store) == b"01234"
+
+
+@every_way_to_read
 def test_a_token_that_expired_is_renewed_whatever_is_asked_for(
     bucket: Bucket, expiring: Proxy, ask: Callable[[ObjectStore], bytes]
 ) -> None:

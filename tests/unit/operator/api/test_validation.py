@@ -61,6 +61,11 @@ CASES: list[tuple[str, ModelBuilder, str]] = [
         "spec.source.endpointUrl: 'minio:9000' is not a URL without credentials",
     ),
     (
+        "no name of a region",
+        with_source(region="eu central"),
+        "spec.source.region: 'eu central' String should match pattern",
+    ),
+    (
         "storage without bucket",
         ModelBuilder().with_spec(storage={"uri": "gs://x"}),
         "spec.storage.uri: 'gs://x'",

@@ -62,6 +62,12 @@ def test_an_endpoint_that_is_no_address_is_refused(url: str) -> None:
         StoreOptions(endpoint_url=url)
 
 
+@pytest.mark.parametrize("region", ["not a region", "-eu", "eu-", "12", "a.b", "r" * 64])
+def test_a_region_that_is_no_name_is_refused(region: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"region: .* is no region's name; use letters"):
+        StoreOptions(region=region)
+
+
 def test_an_endpoint_with_credentials_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         StoreOptions(endpoint_url="http://user:hush@host")

@@ -10,14 +10,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
-from botocore.session import get_session
 
-from shardedmodel_runtime.errors import AccessDenied, NotFound, Unavailable
-from shardedmodel_runtime.storage import s3_ranges
+from shardedmodel_runtime.errors import AccessDenied, ConfigurationError, NotFound, Unavailable
+from shardedmodel_runtime.storage import s3_ranges, s3_urls
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
-from shardedmodel_runtime.storage.s3_client import make_client
+from shardedmodel_runtime.storage.s3_client import make_client, new_session
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_ranges import RangeReader
+from shardedmodel_runtime.storage.s3_urls import SignedUrls
 
 WHERE = "s3://bucket/key"
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -67,12 +67,16 @@ class Http:
 def make(monkeypatch: pytest.MonkeyPatch, *answers: Answer | Exception) -> tuple[RangeReader, Http]:
     http = Http(*answers)
     monkeypatch.setattr(s3_ranges, "URLLib3Session", lambda **settings: http)
-    session = get_session()
-    options = StoreOptions("http://localhost:1", credentials=Credentials("key", "secret"))
-    client = make_client(session, options, 30)
     clock = ServerClock(lambda: NOW)
-    clock.sign_requests_of(client)
-    return RangeReader(client, session, clock, "bucket", 30), http
+
+    def client_in(region: str) -> Any:
+        options = StoreOptions("http://localhost:1", region, Credentials("key", "secret"))
+        client = make_client(new_session(), options, 30)
+        clock.sign_requests_of(client)
+        return client
+
+    urls = SignedUrls(client_in("us-west-2"), client_in, "bucket")
+    return RangeReader(urls, new_session(), clock, 30), http
 
 
 def get(reader: RangeReader) -> s3_ranges.RangeAnswer:
@@ -94,17 +98,18 @@ def test_an_object_is_signed_once_until_its_signature_is_old(
 ) -> None:
     reader, _ = make(monkeypatch, *(Answer(206) for _ in range(3)))
     signed: list[str] = []
-    sign = reader._client.generate_presigned_url
+    client = reader._urls._client
+    sign = client.generate_presigned_url
 
     def count(operation: str, **values: Any) -> Any:
         signed.append(values["Params"]["Key"])
         return sign(operation, **values)
 
-    monkeypatch.setattr(reader._client, "generate_presigned_url", count)
+    monkeypatch.setattr(client, "generate_presigned_url", count)
     get(reader)
     get(reader)
     assert signed == ["key"]
-    monkeypatch.setattr(s3_ranges, "RENEWAL_SECONDS", 0.0)
+    monkeypatch.setattr(s3_urls, "RENEWAL_SECONDS", 0.0)
     get(reader)
     assert signed == ["key", "key"]
 
@@ -175,6 +180,53 @@ def test_a_refusal_by_a_server_of_the_same_time_is_not_repeated(
     date = "Mon, 23 Nov 2026 12:00:30 GMT"
     reader, _ = make(monkeypatch, refusal(403, "AccessDenied", Date=date))
     with pytest.raises(AccessDenied, match="check the credentials"):
+        get(reader)
+
+
+def regions(http: Http) -> list[str]:
+    """In which region each request was signed."""
+    queries = [dict(parse_qsl(urlsplit(request.url).query)) for request in http.requests]
+    return [query["X-Amz-Credential"].split("/")[2] for query in queries]
+
+
+WRONG_REGION = {
+    "AuthorizationQueryParametersError": Answer(
+        400,
+        b"<Error><Code>AuthorizationQueryParametersError</Code><Message>the region is wrong"
+        b"</Message><Region>eu-central-1</Region></Error>",
+    ),
+    "PermanentRedirect": refusal(
+        301, "PermanentRedirect", **{"x-amz-bucket-region": "eu-central-1"}
+    ),
+    "TemporaryRedirect": refusal(
+        307, "TemporaryRedirect", **{"x-amz-bucket-region": "eu-central-1"}
+    ),
+}
+
+
+@pytest.mark.parametrize("code", WRONG_REGION)
+def test_a_bucket_in_another_region_is_followed_there(
+    monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    reader, http = make(monkeypatch, WRONG_REGION[code], Answer(206), Answer(206))
+    get(reader)
+    get(reader)
+    assert regions(http) == ["us-west-2", "eu-central-1", "eu-central-1"]
+
+
+def test_a_region_that_no_server_may_have_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"x-amz-bucket-region": "evil.example/"}
+    reader, _ = make(monkeypatch, refusal(301, "PermanentRedirect", **told))
+    with pytest.raises(ConfigurationError, match="in another region"):
+        get(reader)
+
+
+def test_a_bucket_that_no_region_admits_to_ends_in_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = [refusal(301, "PermanentRedirect", **{"x-amz-bucket-region": r}) for r in "ab"]
+    reader, _ = make(monkeypatch, *answers)
+    with pytest.raises(ConfigurationError, match="in another region"):
         get(reader)
 
 
