@@ -41,17 +41,18 @@ demo-down: setup ## Take the demo away again, all of it
 .PHONY: test
 test: setup lint ## Lint, then unit, integration and end-to-end tests with coverage
 	@rm -f .coverage .coverage.*
-	@echo "test: what needs a node runs beside the rest; each tells its results when it has ended"
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-node test-rest
+	@echo "test: what needs a cluster runs beside the rest; each tells its results when it has ended"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-cluster test-rest
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --fail-under=$(COVERAGE_FLOOR)
 
-# What needs a node waits more than it computes, so both together take little longer than one.
-.PHONY: test-node test-rest
-test-node: setup
-	@$(COVERED) tests/integration/devcluster tests/e2e $(PYTEST_ARGS)
+# What needs a cluster waits more than it computes, so that both together take little longer than one.
+CLUSTER_TESTS := tests/integration/operator tests/integration/devcluster tests/e2e
+.PHONY: test-cluster test-rest
+test-cluster: setup
+	@$(COVERED) $(CLUSTER_TESTS) $(PYTEST_ARGS)
 test-rest: setup
-	@$(COVERED) tests/unit tests/integration --ignore=tests/integration/devcluster $(PYTEST_ARGS)
+	@$(COVERED) tests/unit tests/integration $(CLUSTER_TESTS:%=--ignore=%) $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: setup ## Unit tests alone: no network, seconds
