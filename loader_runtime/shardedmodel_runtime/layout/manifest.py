@@ -166,17 +166,19 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
             is named after; a layout that was given a name of its own may be any.
     """
     where = join_uri(store.uri, MANIFEST_KEY)
+    name = store.uri.rpartition("/")[2]
     try:
         data = _in_time(
             lambda: store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT), where, within_seconds
         )
     except NotFound as error:
+        todo = "make one with `shardedmodel shard`"
+        if name == MANIFEST_KEY:
+            todo = "name the folder that its manifest is in"
         raise LayoutNotFound(
-            f"{store.uri} holds no finished layout: {error.message}; "
-            "make one with `shardedmodel shard`"
+            f"{store.uri} holds no finished layout: {error.message}; {todo}"
         ) from error
     manifest = Manifest.parse(data, where)
-    name = store.uri.rpartition("/")[2]
     if is_layout_name(name) and name != manifest.layout_hash:
         raise LayoutError(
             f"{where}: is the manifest of another layout, {manifest.layout_hash}; "

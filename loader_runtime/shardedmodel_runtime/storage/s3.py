@@ -319,8 +319,12 @@ class S3Store(CountingStore):
     @contextmanager
     def _answer(self, key: str, headers: dict[str, str]) -> Iterator[RangeAnswer]:
         """Ask for an object or a range of it; its connection is kept when all of it was read."""
-        self.count(requests=1)
-        answer = self._ranges.get(self._prefix + checked_key(key), headers, self._where(key))
+        answer = self._ranges.get(
+            self._prefix + checked_key(key),
+            headers,
+            self._where(key),
+            lambda: self.count(requests=1),
+        )
         try:
             yield answer
         except BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
 from typing import Any
@@ -117,23 +118,28 @@ class RangeReader:
         )
         self._parser = create_parser("rest-xml")
 
-    def get(self, key: str, headers: dict[str, str], where: str) -> RangeAnswer:
+    def get(
+        self, key: str, headers: dict[str, str], where: str, asks: Callable[[], None]
+    ) -> RangeAnswer:
         """Ask for an object, or a range of it.
 
         Args:
             key: the whole key.
             headers: ``Range`` for a part of it, and perhaps ``If-Match``.
             where: how messages name the object.
+            asks: called before each request: a second one has a better signature.
 
         Raises:
             StorageError: the store refused, or could not be reached.
         """
+        asks()
         try:
             return self._send(key, headers, where)
         except ClientError as error:
             if not self._may_sign_better(error):
                 raise translate(error, where) from error
         self._urls.forget(key)
+        asks()
         try:
             return self._send(key, headers, where)
         except ClientError as error:

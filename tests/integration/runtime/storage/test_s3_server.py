@@ -122,6 +122,14 @@ def test_a_bucket_is_followed_to_its_region_whatever_is_asked_for(
         assert ask(store) == b"01234"
 
 
+def test_a_request_that_is_made_again_elsewhere_counts_twice(
+    bucket: Bucket, elsewhere: Proxy
+) -> None:
+    with behind(elsewhere, bucket) as store:
+        assert read_span(store, "a", 0, 5) == read_span(store, "a", 0, 5) == b"01234"
+        assert store.requests == 3
+
+
 @every_way_to_read
 def test_a_token_that_expired_is_renewed_whatever_is_asked_for(
     bucket: Bucket, expiring: Proxy, ask: Callable[[ObjectStore], bytes]

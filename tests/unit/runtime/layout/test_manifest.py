@@ -295,6 +295,15 @@ def test_a_layout_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
         read_manifest(store)
 
 
+def test_the_address_of_a_manifest_is_answered_with_what_to_name(tmp_path: Path) -> None:
+    write_layout(tmp_path)
+    with (
+        open_store(f"{tmp_path.as_uri()}/manifest.json") as store,
+        pytest.raises(LayoutNotFound, match="name the folder that its manifest is in"),
+    ):
+        read_manifest(store)
+
+
 def test_a_manifest_of_another_layout_is_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / ("f" * 20)
     write_layout(folder)

@@ -63,8 +63,11 @@ class Ranges:
         self.answers = list(answers)
         self.asked: list[dict[str, str]] = []
 
-    def get(self, key: str, headers: dict[str, str], where: str) -> Answer:
+    def get(
+        self, key: str, headers: dict[str, str], where: str, asks: Callable[[], None]
+    ) -> Answer:
         assert key == "prefix/key"
+        asks()
         self.asked.append(headers)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):

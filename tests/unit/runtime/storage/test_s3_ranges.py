@@ -80,7 +80,7 @@ def make(monkeypatch: pytest.MonkeyPatch, *answers: Answer | Exception) -> tuple
 
 
 def get(reader: RangeReader) -> s3_ranges.RangeAnswer:
-    return reader.get("key", {"Range": "bytes=0-9"}, WHERE)
+    return reader.get("key", {"Range": "bytes=0-9"}, WHERE, lambda: None)
 
 
 def test_a_request_is_signed_in_its_address_and_carries_the_range(
