@@ -22,9 +22,10 @@ from shardedmodel_runtime.storage.base import ObjectInfo, too_short
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.reading import Reading
 
-NODE_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
+NODE_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs"})
 """Types, as ``/proc/self/mountinfo`` has them, whose pages come from this node's memory or block
-devices. Not overlay and FUSE, below which there may be a network."""
+devices. Not overlay and FUSE, below which there may be a network; nor btrfs, whose subvolumes have
+device numbers that mountinfo does not tell."""
 _MOUNT = re.compile(r"^\S+ \S+ (\d+:\d+) .* - (\S+) ", re.MULTILINE)
 """A mount's device and type (proc(5), ``/proc/[pid]/mountinfo``)."""
 
