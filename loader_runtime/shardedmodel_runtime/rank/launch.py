@@ -28,15 +28,19 @@ from shardedmodel_runtime.loading.loader import (
 )
 from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.rank import metadata
-from shardedmodel_runtime.rank.group import choose_backend, claim
+from shardedmodel_runtime.rank.group import choose_backend, claim, name_ranks
 from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
 from shardedmodel_runtime.report import GroupReport, RankReport
 from shardedmodel_runtime.storage.base import ObjectStore
 
 TIMEOUT_SECONDS = 1800.0
-"""For what ranks wait for of each other, the slowest load among it; torchrun ends all ranks when
-one fails, so nobody waits for the dead."""
+"""For what ranks wait for of each other, the slowest load among it where loads have no deadline;
+torchrun ends all ranks when one fails, so nobody waits for the dead."""
+POLL_SECONDS = 0.1
+"""Between two looks whether all ranks have loaded."""
 _PREFIX = "shardedmodel"
+_LOADED = "loaded"
+"""Counts the ranks that have told their reports: one small question for each look."""
 
 
 class Launch(Options):
@@ -76,7 +80,8 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
 
     Raises:
         ShardedModelError: what the loader raises.
-        GroupError: the group did not form, or rank 0 did not publish the manifest.
+        GroupError: the group did not form, rank 0 did not publish the manifest, or a rank had not
+            loaded so long after this one as a load may take.
     """
     with open_layout(config) as layout:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
@@ -84,7 +89,8 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
         store = _join(config, backend, claim(loader.device))
         shard = loader.load(_obtain_manifest(layout, store, config))
     own = _report(loader, shard)
-    reports = [own] if store is None else _exchange(store, own, config.world_size)
+    patience = config.deadline_seconds or TIMEOUT_SECONDS
+    reports = [own] if store is None else exchange(store, own, config.world_size, patience)
     group = GroupReport(
         layout_hash=config.layout_hash,
         world_size=config.world_size,
@@ -134,14 +140,35 @@ def _obtain_manifest(layout: ObjectStore, store: Store | None, config: ModelLoad
     return manifest
 
 
-def _exchange(store: Store, own: RankReport, world_size: int) -> list[RankReport]:
-    """Tell rank 0 how this rank did; returns when all have loaded."""
-    store.set(f"report/{own.rank}", own.to_json())
-    dist.barrier()
-    if own.rank > 0:
-        return [own]
-    texts = [store.get(f"report/{rank}") for rank in range(world_size)]
-    return [RankReport.model_validate_json(text) for text in texts]
+def exchange(
+    store: Store, own: RankReport, world_size: int, patience_seconds: float
+) -> list[RankReport]:
+    """Tell rank 0 how this rank did; returns when all have loaded.
+
+    Returns:
+        The reports of all ranks on rank 0, elsewhere this rank's.
+
+    Raises:
+        GroupError: ranks have not loaded after ``patience_seconds``; names them.
+    """
+    keys = [f"report/{rank}" for rank in range(world_size)]
+    deadline = time.monotonic() + patience_seconds
+    try:
+        store.set(keys[own.rank], own.to_json())
+        store.add(_LOADED, 1)
+        while store.add(_LOADED, 0) < world_size:
+            if time.monotonic() > deadline:
+                absent = [rank for rank, key in enumerate(keys) if not store.check([key])]
+                raise GroupError(
+                    f"{len(absent)} of {world_size} ranks have not loaded {patience_seconds:.0f} s "
+                    f"after rank {own.rank}: {name_ranks(absent)}; look at what they log"
+                )
+            time.sleep(POLL_SECONDS)
+        dist.barrier()
+        texts = [store.get(key) for key in keys] if own.rank == 0 else []
+    except RuntimeError as error:  # torch's own: store, gloo and NCCL raise nothing narrower
+        raise GroupError(f"the group fell apart: {excerpt(str(error))}") from error
+    return [RankReport.model_validate_json(text) for text in texts] or [own]
 
 
 def _report(loader: DistributedCheckpointLoader, shard: LoadedShard) -> RankReport:

@@ -20,6 +20,16 @@ pytestmark = pytest.mark.integration
 
 SECONDS = 120
 """Longest time of one launch: importing torch takes most of it."""
+RANK_1_HANGS = """
+import os, sys, time
+from shardedmodel_runtime.cli import main
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+
+if os.environ["RANK"] == "1":
+    DistributedCheckpointLoader.load = lambda *arguments: time.sleep(600)
+sys.exit(main())
+"""
+"""The command, whose rank 1 sleeps instead of loading."""
 
 
 def torchrun(
@@ -67,3 +77,12 @@ def test_a_layout_for_more_ranks_ends_all_with_its_reason(tmp_path: Path) -> Non
     done = torchrun(2, "-m", "shardedmodel_runtime", "load", layout.uri)
     assert done.returncode != 0
     assert "cut for 4 ranks" in done.stderr
+
+
+def test_a_rank_that_hangs_is_named_once_a_load_may_take_no_longer(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 2)
+    script = tmp_path / "hanging.py"
+    script.write_text(RANK_1_HANGS)
+    done = torchrun(2, str(script), "load", layout.uri, "--deadline-seconds", "2")
+    assert done.returncode != 0
+    assert "GroupError: 1 of 2 ranks have not loaded 2 s after rank 0: 1;" in done.stderr

@@ -3,10 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch.distributed import DistError, HashStore  # type: ignore[attr-defined]
 
-from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.errors import ConfigurationError, GroupError
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.rank.launch import Launch, load_group
+from shardedmodel_runtime.rank.launch import Launch, exchange, load_group
+from shardedmodel_runtime.report import RankReport
 from tests.builders_rank_layout import raw, write_layout
 
 
@@ -36,6 +38,21 @@ def test_a_group_without_its_launcher_is_told_of_torchrun(
     config = ModelLoadConfig(layout=write_layout(tmp_path, 2).uri, world_size=2, device="cpu")
     with pytest.raises(ConfigurationError, match=r"WORLD_SIZE is 2.*torchrun"):
         load_group(config)
+
+
+def test_ranks_that_do_not_load_in_time_are_named() -> None:
+    store = HashStore()
+    with pytest.raises(GroupError, match=r"2 of 3 ranks have not loaded 0 s after rank 1: 0, 2;"):
+        exchange(store, RankReport(rank=1, state="ready"), 3, patience_seconds=0.2)
+
+
+def test_a_group_whose_store_goes_away_ends_in_its_own_error() -> None:
+    class Gone(HashStore):
+        def set(self, key: str, value: str) -> None:
+            raise DistError("Broken pipe")
+
+    with pytest.raises(GroupError, match="the group fell apart: Broken pipe"):
+        exchange(Gone(), RankReport(rank=0, state="ready"), 2, patience_seconds=1)
 
 
 def test_a_rank_that_is_alone_needs_no_group(tmp_path: Path) -> None:
