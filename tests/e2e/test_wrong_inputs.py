@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -48,53 +49,51 @@ def hostile_safetensors() -> bytes:
     return struct.pack("<Q", 2**62) + b"{}"
 
 
-WRONG_SPECS = [
-    pytest.param({"parallelism": {"tensor": 3}}, "llama", "InvalidSharding", "3", id="3 for 4 KV"),
-    pytest.param(
-        {"source": {"uri": "s3://no-such-bucket/minilm"}},
-        "minilm",
-        "NotFound",
-        "no-such-bucket",
-        id="bucket that is not there",
+class Wrong(NamedTuple):
+    """A spec that cannot work, and how the model tells."""
+
+    spec: dict[str, Any]
+    reason: str
+    named: str
+    """What the message names."""
+    base: str = "minilm"
+
+
+WRONG_SPECS = {
+    "three-for-four-heads": Wrong(
+        {"parallelism": {"tensor": 3}}, "InvalidSharding", "3", base="llama"
     ),
-    pytest.param(
-        {"source": {"uri": "s3://models/no-such-model"}},
-        "minilm",
-        "NotFound",
-        "no-such-model",
-        id="key that is not there",
-    ),
-    pytest.param(
+    "no-bucket": Wrong({"source": {"uri": "s3://no-such-bucket/x"}}, "NotFound", "no-such-bucket"),
+    "no-key": Wrong({"source": {"uri": "s3://models/no-such"}}, "NotFound", "models/no-such"),
+    "no-secret": Wrong(
         {"source": {"credentialsSecretRef": {"name": "no-such-secret"}}},
-        "minilm",
         "SecretNotFound",
         "no-such-secret",
-        id="missing Secret",
     ),
-    pytest.param(
-        {"workers": {"image": "localhost/no-such-image:1"}},
-        "minilm",
-        "ImagePullFailed",
-        "no-such-image",
-        id="image that cannot be pulled",
+    "no-image": Wrong(
+        {"workers": {"image": "localhost/no-such-image:1"}}, "ImagePullFailed", "no-such-image"
     ),
-    pytest.param(
-        {"workers": {"resources": {"requests": {"cpu": "500"}}}},
-        "minilm",
-        "Unschedulable",
-        "cpu",
-        id="node without room",
+    "no-room": Wrong(
+        {"workers": {"resources": {"requests": {"cpu": "500"}}}}, "Unschedulable", "cpu"
     ),
-]
+}
+"""By the names of their models."""
 
 
-@pytest.mark.parametrize(("spec", "base", "reason", "named"), WRONG_SPECS)
-def test_a_wrong_spec_is_explained_by_a_condition(
-    world: World, spec: dict[str, Any], base: str, reason: str, named: str
-) -> None:
-    with world.applied(manifest("wrong", base, **spec)) as name:
-        condition = world.wait_reason(name, reason)
-    assert named in condition["message"]
+@pytest.fixture(scope="module")
+def wrong_models(world: World) -> Iterator[None]:
+    """All of them at once: most of them wait for the kubelet, which takes its time."""
+    for name, wrong in WRONG_SPECS.items():
+        world.apply(manifest(name, wrong.base, **wrong.spec))
+    yield
+    world.delete(*WRONG_SPECS)
+
+
+@pytest.mark.usefixtures("wrong_models")
+@pytest.mark.parametrize("name", WRONG_SPECS)
+def test_a_wrong_spec_is_explained_by_a_condition(world: World, name: str) -> None:
+    wrong = WRONG_SPECS[name]
+    assert wrong.named in world.wait_reason(name, wrong.reason)["message"]
 
 
 @pytest.mark.parametrize(

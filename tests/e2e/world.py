@@ -56,10 +56,12 @@ class World:
         """``kubectl apply`` of one object."""
         self.kubectl.run("apply", "-n", DEMO_NAMESPACE, "-f", "-", stdin=json.dumps(resource))
 
-    def delete(self, name: str) -> None:
-        """Delete a model and wait until its pods are gone, so that the node has room again."""
-        self.kubectl.run("delete", "shardedmodel", name, "-n", DEMO_NAMESPACE, "--ignore-not-found")
-        self.until(lambda: not self.pods(name), f"the pods of {name} to be gone", READY_SECONDS)
+    def delete(self, *names: str) -> None:
+        """Delete models and wait until their pods are gone, so that the node has room again."""
+        options = ("-n", DEMO_NAMESPACE, "--ignore-not-found")
+        self.kubectl.run("delete", "shardedmodel", *names, *options)
+        what = f"the pods of {', '.join(names)} to be gone"
+        self.until(lambda: not any(map(self.pods, names)), what, READY_SECONDS)
 
     def kubernetes(self) -> tuple[int, int]:
         """Major and minor version of the server."""
