@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import slots
-from tests.devcluster import Cluster, tools
+from tests.devcluster import Cluster, packages, tools
 from tests.devcluster.processes import NODE, Supervisor
 
 pytestmark = pytest.mark.integration
@@ -41,6 +41,7 @@ def host_state() -> dict[str, str]:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A slot of this test's own, taken away afterwards."""
+    packages.ensure(packages.NODE, print)  # a bare machine has no iptables-save yet
     cluster = Cluster(slot=slots.DEVCLUSTER)
     yield cluster
     cluster.down(keep_images=False)
