@@ -22,6 +22,9 @@ pytestmark = pytest.mark.e2e
 
 Tensors = dict[str, torch.Tensor]
 ENTRYPOINT = Path(__file__).with_name("dump_entrypoint.py")
+PLACE = "main-job"
+"""Where in the bucket the layouts go: a place of their own, where no other test has cut them."""
+STORAGE = {"uri": f"s3://shards/{PLACE}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Loaded:
 
 def dumping(name: str) -> dict[str, Any]:
     """The demo's manifest ``name`` with the dumping entrypoint mounted into its ranks."""
-    resource = manifest(name, base=name)
+    resource = manifest(name, base=name, storage=STORAGE)
     endpoint = resource["spec"]["storage"]["endpointUrl"]
     container = {
         "name": "rank",
@@ -86,9 +89,8 @@ def ready(world: World, name: str, folder: Path) -> Iterator[Loaded]:
     with world.applied(resource):
         status = world.wait_ready(name)
         world.until(lambda: all(has_object(world, key) for key in keys), "the dumps", READY_SECONDS)
-        layout = json.loads(
-            read_object(world.store, f"{status['sharding']['layoutHash']}/manifest.json")
-        )
+        key = f"{PLACE}/{status['sharding']['layoutHash']}/manifest.json"
+        layout = json.loads(read_object(world.store, key))
         held = [load(read_object(world.store, key)) for key in keys]
         yield Loaded(name, original, status, layout, held)
 
@@ -244,7 +246,7 @@ def test_a_second_apply_changes_nothing(world: World, loaded: Loaded) -> None:
 def test_a_second_model_of_the_same_source_finds_the_finished_layout(
     world: World, minilm: Loaded
 ) -> None:
-    with world.applied(manifest("twin")) as twin:
+    with world.applied(manifest("twin", storage=STORAGE)) as twin:
         sharding = world.wait_ready(twin)["sharding"]
     assert sharding["layoutHash"] == minilm.status["sharding"]["layoutHash"]
     assert sharding["reused"] is True
