@@ -14,15 +14,16 @@ from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Self
 
+import numpy as np
 from pydantic import ValidationError, model_validator
 
 from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound, Unavailable, excerpt
 from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestContent
 from shardedmodel_runtime.layout.placement import (
     PlacedTensor,
+    Placement,
+    lay,
     numbers_in,
-    place_tensors,
-    writing_order,
 )
 from shardedmodel_runtime.layout.proof import check_manifest
 from shardedmodel_runtime.naming import (
@@ -91,14 +92,20 @@ class Manifest(ManifestContent):
         held = [item for item in self.objects if rank in item.ranks]
         return sorted(held, key=lambda item: len(item.ranks))
 
+    def placement(self, item: LayoutObject) -> Placement:
+        """Where each piece lies in an object."""
+        numbers = numbers_in(item.tensors)
+        kinds = np.array([self.entries[number][1] for number in numbers.tolist()], np.int64)
+        place = self.degrees.coordinate(item.ranks[0])
+        return lay(numbers, kinds, self.distinct_cuts, place.tensor, place.expert)
+
     def placed(self, item: LayoutObject) -> Iterator[PlacedTensor]:
         """Each piece in an object, in the order of bytes."""
-        known = self.distinct_cuts
-        held = (self.entries[number] for number in numbers_in(item.tensors))
-        cuts = {name: known[number] for name, number in held}
-        place = self.degrees.coordinate(item.ranks[0])
-        ordered = ((name, cuts[name]) for name in writing_order(cuts))
-        return place_tensors(ordered, place.tensor, place.expert)
+        laid = self.placement(item)
+        columns = laid.numbers.tolist(), laid.kinds.tolist(), laid.starts.tolist()
+        for number, kind, start in zip(*columns, strict=True):
+            cut = self.distinct_cuts[kind]
+            yield PlacedTensor(self.names[number], cut, laid.pieces[kind], start)
 
     @cached_property
     def copies(self) -> Mapping[str, Sequence[StoredPiece]]:

@@ -8,14 +8,19 @@ have to list 700,000 pieces where a large model has them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from shardedmodel_runtime.formats.dtypes import alignment
 from shardedmodel_runtime.sharding.cuts import LocalPiece, TensorCut
 
 Run = tuple[int, int]
 """Tensors ``[first, stop)`` by their number in the checkpoint."""
+
+Numbers = npt.NDArray[np.int64]
 
 
 class PlacedTensor(NamedTuple):
@@ -48,11 +53,54 @@ class PlacedTensor(NamedTuple):
 
 def writing_order(cuts: Mapping[str, TensorCut]) -> list[str]:
     """Order tensors as they lie in every object: by falling alignment, then as they came."""
+    names = list(cuts)
     widths = {dtype: alignment(dtype) for dtype in {cut.dtype for cut in cuts.values()}}
-    names: dict[int, list[str]] = {width: [] for width in sorted(widths.values(), reverse=True)}
-    for name, cut in cuts.items():
-        names[widths[cut.dtype]].append(name)
-    return list(chain.from_iterable(names.values()))
+    return [names[n] for n in _by_falling([widths[cut.dtype] for cut in cuts.values()])]
+
+
+def _by_falling(widths: Sequence[int] | Numbers) -> Numbers:
+    """The places of ``widths`` in the order of bytes: the widest first, equal ones as they came."""
+    return np.argsort(-np.asarray(widths, np.int64), kind="stable")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the pieces of an object lie, in the order of bytes.
+
+    Columns, because objects of large models hold hundreds of thousands of pieces.
+
+    Args:
+        numbers: of the tensors in the checkpoint.
+        kinds: the number of each one's cut.
+        starts: the first byte of each, relative to the object's data section.
+        pieces: what lies here of a tensor that is cut so, by the number of the cut.
+    """
+
+    numbers: Numbers
+    kinds: Numbers
+    starts: Numbers
+    pieces: Mapping[int, LocalPiece]
+
+
+def lay(
+    numbers: Numbers, kinds: Numbers, cuts: Sequence[TensorCut], tensor: int, expert: int
+) -> Placement:
+    """Lay the pieces of one place one after the other, in the order of bytes.
+
+    Args:
+        numbers: of the tensors in the checkpoint, ascending.
+        kinds: the number of each one's cut.
+        cuts: by their numbers.
+        tensor: the tensor rank whose pieces they are.
+        expert: the expert rank.
+    """
+    pieces = {kind: cuts[kind].piece(tensor, expert) for kind in np.unique(kinds).tolist()}
+    widths, sizes = np.zeros((2, len(cuts)), np.int64)
+    for kind, piece in pieces.items():
+        widths[kind], sizes[kind] = alignment(cuts[kind].dtype), piece.nbytes
+    order = _by_falling(widths[kinds])
+    ends = np.cumsum(sizes[kinds[order]])
+    return Placement(numbers[order], kinds[order], ends - sizes[kinds[order]], pieces)
 
 
 class PieceCache:
@@ -105,7 +153,7 @@ def runs_of(numbers: Iterable[int]) -> list[Run]:
     return runs
 
 
-def numbers_in(runs: Sequence[Run]) -> Iterator[int]:
+def numbers_in(runs: Sequence[Run]) -> Numbers:
     """The numbers of runs, ascending."""
-    for first, stop in runs:
-        yield from range(first, stop)
+    parts = [np.arange(first, stop, dtype=np.int64) for first, stop in runs]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -9,7 +9,6 @@ checkpoint cut for the same ranks is the same layout, whichever way.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from shardedmodel_runtime.layout.checking import CheckedObject
 from shardedmodel_runtime.layout.companions import read_companion
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestFile
-from shardedmodel_runtime.layout.placement import PieceCache, numbers_in
+from shardedmodel_runtime.layout.placement import PieceCache
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore, too_large
 from shardedmodel_runtime.storage.reading import Reading
@@ -227,8 +226,8 @@ class _ObjectIndex:
         self._piece_of = PieceCache(place.tensor, place.expert)
         counts = (stop - first for first, stop in item.tensors)
         self._before = [0, *accumulate(counts)]
-        starts = {placed.name: placed.start for placed in manifest.placed(item)}
-        self._starts = array("q", (starts[manifest.names[n]] for n in numbers_in(item.tensors)))
+        laid = manifest.placement(item)
+        self._starts = laid.starts[np.argsort(laid.numbers)]
 
     def find(self, number: int, cut: TensorCut) -> Holding | None:
         """The piece of a tensor that the object holds, if it holds one."""
@@ -238,7 +237,8 @@ class _ObjectIndex:
         place = self._before[run] + number - self._runs[run][0]
         piece = self._piece_of(cut)
         ranges = {part.dim: part.ranges for part in piece.slices}
-        return Holding(self._key, self._data_start + self._starts[place], piece.shape, ranges)
+        start = self._data_start + int(self._starts[place])
+        return Holding(self._key, start, piece.shape, ranges)
 
 
 def stretches(blocks: Iterable[Block]) -> list[Stretch]:

@@ -7,6 +7,7 @@ from functools import cache
 from itertools import accumulate
 from operator import mul
 
+import numpy as np
 import torch
 
 from shardedmodel_runtime.formats.dtypes import alignment
@@ -54,22 +55,29 @@ def tensor_views(
         Each tensor in its rank's shape. A tensor of a sub-byte dtype is its raw bytes, one-
         dimensional ``uint8``.
     """
+    placement = manifest.placement(item)
     elements_of = _elements(arena)
+    cuts = manifest.distinct_cuts
+    widths, firsts = np.ones((2, len(cuts)), np.int64)
     forms: dict[int, _Form] = {}
+    for kind, piece in placement.pieces.items():
+        elements = elements_of(cuts[kind].dtype)
+        widths[kind], firsts[kind] = elements.element_size(), elements.storage_offset()
+        forms[kind] = _form_of(cuts[kind].dtype, piece, elements)
+    kinds = placement.kinds
+    offsets = firsts[kinds] + (item.data_start + placement.starts) // widths[kinds]
+    columns = placement.numbers.tolist(), kinds.tolist(), offsets.tolist()
     views: dict[str, torch.Tensor] = {}
     with collection_paused():
-        for name, cut, piece, start in manifest.placed(item):
-            form = forms.get(id(cut))  # by identity: there are few, and comparing them takes long
-            if form is None:
-                form = forms[id(cut)] = _form_of(cut.dtype, piece, elements_of)
-            make, shape, strides, width, first = form
-            views[name] = make(shape, strides, first + (item.data_start + start) // width)
+        for number, kind, offset in zip(*columns, strict=True):
+            make, shape, strides = forms[kind]
+            views[manifest.names[number]] = make(shape, strides, offset)
     return views
 
 
-_Form = tuple[Callable[..., torch.Tensor], tuple[int, ...], tuple[int, ...], int, int]
-"""What tensors that are cut alike share: what makes them of shape, strides and offset; shape and
-strides; the bytes of an element; and the arena's own offset, in elements."""
+_Form = tuple[Callable[..., torch.Tensor], tuple[int, ...], tuple[int, ...]]
+"""What tensors that are cut alike share: what makes them of shape, strides and offset in elements;
+shape and strides."""
 
 
 def _elements(arena: torch.Tensor) -> Callable[[str], torch.Tensor]:
@@ -89,11 +97,9 @@ def _elements(arena: torch.Tensor) -> Callable[[str], torch.Tensor]:
     return elements
 
 
-def _form_of(dtype: str, piece: LocalPiece, elements_of: Callable[[str], torch.Tensor]) -> _Form:
-    elements = elements_of(dtype)
+def _form_of(dtype: str, piece: LocalPiece, elements: torch.Tensor) -> _Form:
     shape = piece.shape if dtype in TORCH_DTYPES else (piece.nbytes,)
-    strides, width = contiguous_strides(shape), elements.element_size()
-    return elements.as_strided, shape, strides, width, int(elements.storage_offset())
+    return elements.as_strided, shape, contiguous_strides(shape)
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
