@@ -14,7 +14,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,8 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
+from benchmarks.link import GIGABITS, Link
+from benchmarks.nginx import Nginx
 from benchmarks.peers import Task, evict, safetensors
 from benchmarks.presharder import write_hollow_checkpoint
 from shardedmodel_runtime.layout.manifest import read_manifest
@@ -42,8 +44,13 @@ TENSORS = (10, 100, 1_000, 10_000, 100_000)
 """Of one rank, in ``MEGABYTES_OF_TENSORS`` together."""
 MEGABYTES_OF_TENSORS = 200
 """A hundred thousand tensors are of 2 kB then: norms and scales, hardly anything to read."""
+TENSORS_OVER_LINK = (10, 1_000, 100_000)
+"""Of one rank, in ``MEGABYTES_OVER_LINK`` together."""
+MEGABYTES_OVER_LINK = 2000
+"""A hundred thousand tensors are of 20 kB then: very many experts, cut for many ranks."""
 ROUNDS = 5
 BUCKET = "growth"
+LINK_SCENE = f"tensors, a link of {GIGABITS} Gb/s"
 PEER = "safetensorsTakes"
 
 
@@ -99,8 +106,8 @@ def upload(server: S3Server, uri: str) -> str:
     return f"s3://{BUCKET}/{layout.name}"
 
 
-def cases(folder: Path, server: S3Server) -> list[Case]:
-    """Make everything that is loaded."""
+def cases(folder: Path, server: S3Server, linked: Nginx) -> list[Case]:
+    """Make everything that is loaded; ``linked`` serves the folder's folders over a link."""
     found: list[Case] = []
     for size in MEGABYTES:
         count = size // TENSOR_MEGABYTES
@@ -112,6 +119,10 @@ def cases(folder: Path, server: S3Server) -> list[Case]:
         sized = (MEGABYTES_OF_TENSORS, count)
         found.append(Case("tensors, page cache", *sized, uri))
         found.append(Case("tensors, SeaweedFS", *sized, upload(server, uri), server.endpoint_url))
+    for count in TENSORS_OVER_LINK:
+        uri = make_layout(folder, MEGABYTES_OVER_LINK, count).replace(folder.as_uri(), "s3:/")
+        sized = (MEGABYTES_OVER_LINK, count)
+        found.append(Case(LINK_SCENE, *sized, uri, linked.plain_url))
     return found
 
 
@@ -263,9 +274,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder")
     options = parser.parse_args()
     load_before = os.getloadavg()
-    with tempfile.TemporaryDirectory() as name, S3Server() as server:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(S3Server())
+        link = stack.enter_context(Link())
+        linked = stack.enter_context(Nginx(folder, folder / "linked", link))
         os.environ |= server.environment
-        results = take_turns(cases(Path(name), server), options.rounds)
+        results = take_turns(cases(folder, server, linked), options.rounds)
     scenes = summarize(results)
     record = records.heading("one rank's load by its bytes and by its number of tensors") | {
         "rounds": options.rounds,
