@@ -15,8 +15,9 @@ from typing import Protocol
 
 import torch
 
-from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.loading.config import Device
+from shardedmodel_runtime.loading.landings import landing_in
 from shardedmodel_runtime.loading.ring import CudaCopier, DeviceArena, Ring
 from shardedmodel_runtime.memory import Access, populate
 
@@ -64,7 +65,7 @@ class HostArena:
     """
 
     def __init__(self, size: int, held: torch.Tensor | None = None) -> None:
-        self.tensor = torch.empty(size, dtype=torch.uint8) if held is None else held
+        self.tensor = _new_memory(size) if held is None else held
         self.copy_seconds = 0.0
         self._is_new = held is None
         self._memory = self.tensor.numpy().data
@@ -72,14 +73,16 @@ class HostArena:
     @contextmanager
     def landing(self, start: int, stop: int) -> Iterator[memoryview]:
         """Give the tensor's own memory."""
-        yield self._memory[start:stop]
+        with landing_in(self.tensor):
+            yield self._memory[start:stop]
 
     @contextmanager
     def aside(self, start: int, stop: int) -> Iterator[memoryview]:
         """Give other memory, which is copied into the tensor's at the end."""
         memory = memoryview(bytearray(stop - start))
-        yield memory
-        self._memory[start:stop] = memory
+        with landing_in(self.tensor):
+            yield memory
+            self._memory[start:stop] = memory
 
     def make_room(self, memory: memoryview) -> None:
         """Make the pages of new memory, in one call."""
@@ -89,6 +92,16 @@ class HostArena:
 
     def finish(self) -> None:
         """Nothing: the bytes are there."""
+
+
+def _new_memory(size: int) -> torch.Tensor:
+    try:
+        return torch.empty(size, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"device: the host gives no {size} bytes for an object ({excerpt(str(error))}); "
+            "give the pod more memory, or cut the checkpoint for more ranks"
+        ) from error
 
 
 class MappedArena:

@@ -16,6 +16,7 @@ from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.hedging import AT_ONCE
+from shardedmodel_runtime.loading.landings import await_landed
 from shardedmodel_runtime.loading.load_report import LoadReport, apportion
 from shardedmodel_runtime.loading.ring import MAX_WINDOWS
 from shardedmodel_runtime.loading.runs import Progress
@@ -126,11 +127,12 @@ class DistributedCheckpointLoader:
 
         Raises:
             ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` is
-                another rank's, or holds objects of other sizes.
+                another rank's or another device's, or holds objects of other sizes.
             LayoutNotFound: there is no manifest.
             ChecksumMismatch: a block is wrong in the store.
             StorageError: the store refused or failed.
-            Unavailable: the store kept failing, or the deadline passed.
+            Unavailable: the store kept failing, the deadline passed, or reads of a load that
+                failed may still write into the memory of ``into``.
         """
         limit = self.config.deadline_seconds
         deadline = limit and time.monotonic() + limit
@@ -143,7 +145,7 @@ class DistributedCheckpointLoader:
         items = manifest.objects_of(self.config.rank)
         if self._sharing is not None:
             self._sharing.form(manifest)
-        held = {} if into is None else _held(items, into, self.config.rank)
+        held = {} if into is None else _held(items, into, self.config.rank, self.device)
         arenas = self._gatherer(manifest, held, deadline).gather(items)
         for arena in arenas:
             arena.finish()
@@ -217,7 +219,9 @@ def open_layout(config: ModelLoadConfig) -> ObjectStore:
     return open_store(config.layout, options)
 
 
-def _held(items: list[LayoutObject], into: LoadedShard, rank: int) -> dict[str, torch.Tensor]:
+def _held(
+    items: list[LayoutObject], into: LoadedShard, rank: int, device: torch.device
+) -> dict[str, torch.Tensor]:
     """Give each object, by its key, the memory that an earlier load held it in."""
     if into.rank != rank:
         raise ConfigurationError(
@@ -230,6 +234,13 @@ def _held(items: list[LayoutObject], into: LoadedShard, rank: int) -> dict[str, 
             f"into: holds objects of {held} bytes, and the layout has {wanted} for rank "
             f"{into.rank}; use memory of a layout that is cut alike, or load without it"
         )
+    for tensor in into.memory:
+        if tensor.device != device:
+            raise ConfigurationError(
+                f"into: holds memory of device {tensor.device}, and the load is for {device}; "
+                "load for the device that the earlier load was for, or without it"
+            )
+        await_landed(tensor)
     return {item.key: tensor for item, tensor in zip(items, into.memory, strict=True)}
 
 

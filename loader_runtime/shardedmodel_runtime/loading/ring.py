@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
+from shardedmodel_runtime.loading.landings import landing_in
 
 MAX_WINDOWS = 16
 """Windows of one ring: 256 MiB at a block each. A PCIe 5 link (50 GB/s) empties one in a third of
@@ -197,8 +198,9 @@ class DeviceArena:
         copy: Copy | None = None
         try:
             filled = window[: stop - start]
-            yield filled.numpy().data
-            copy = self._ring.copier.copy(filled, self.tensor[start:stop])
+            with landing_in(self.tensor):
+                yield filled.numpy().data
+                copy = self._ring.copier.copy(filled, self.tensor[start:stop])
         finally:
             self._ring.give(window, copy)
             with self._lock:

@@ -131,3 +131,8 @@ def test_making_tensors_leaves_the_garbage_collector_as_it_was(
         assert gc.isenabled() == collects
     finally:
         (gc.enable if was_on else gc.disable)()
+
+
+def test_an_object_that_memory_has_no_room_for_is_told_by_its_size() -> None:
+    with pytest.raises(ConfigurationError, match=f"the host gives no {2**60} bytes"):
+        HostArena(2**60)

@@ -1,0 +1,106 @@
+"""Memory that a hanging read may still write into is not given to another load."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardedmodel_runtime.errors import ConfigurationError, Unavailable
+from shardedmodel_runtime.loading import landings
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.landings import await_landed, landing_in
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard, load
+from tests.builders_rank_layout import Layout, raw, small_model, write_layout
+
+HANGS_SECONDS = 30.0
+"""More than any of these tests takes."""
+
+
+class HangingFiles:
+    """A file server that lets the first read of a layout's object hang until it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, layout: Path) -> None:
+        self.answers = threading.Event()
+        self.answered = threading.Event()
+        self._left = [layout]
+        self._read = os.preadv
+        monkeypatch.setattr(os, "preadv", self._preadv)
+
+    def _preadv(self, file: int, buffers: list[Any], offset: int) -> int:
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        if self._left and path.is_relative_to(self._left[0]) and path.suffix == ".safetensors":
+            self._left.pop()
+            self.answers.wait(HANGS_SECONDS)
+            count = self._read(file, buffers, offset)
+            self.answered.set()
+            return count
+        return self._read(file, buffers, offset)
+
+
+def config(layout: Layout, **fields: Any) -> ModelLoadConfig:
+    return ModelLoadConfig(layout=layout.uri, device="cpu", map_files=False, **fields)
+
+
+def fails_while_it_reads(layout: Layout, held: LoadedShard) -> None:
+    with pytest.raises(Unavailable, match="within its deadline"):
+        DistributedCheckpointLoader(config(layout, deadline_seconds=0.5)).load(into=held)
+
+
+def test_memory_of_a_load_that_failed_is_refused_while_its_reads_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = write_layout(tmp_path / "first", 1), write_layout(tmp_path / "second", 1)
+    held = load(config(first))
+    files = HangingFiles(monkeypatch, tmp_path / "first")
+    fails_while_it_reads(first, held)
+    monkeypatch.setattr(landings, "ENDING_SECONDS", 0.01)
+    with pytest.raises(Unavailable, match="into: 1 reads of an earlier load"):
+        DistributedCheckpointLoader(config(second)).load(into=held)
+    files.answers.set()
+
+
+def test_that_memory_holds_the_next_load_once_they_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_layout(tmp_path / "first", 1)
+    other = {name: tensor + 1 for name, tensor in small_model().items()}
+    second = write_layout(tmp_path / "second", 1, other)
+    held = load(config(first))
+    files = HangingFiles(monkeypatch, tmp_path / "first")
+    fails_while_it_reads(first, held)
+    files.answers.set()
+    assert files.answered.wait(HANGS_SECONDS)
+
+    loaded = DistributedCheckpointLoader(config(second)).load(into=held).state_dict
+
+    assert {name: raw(tensor) for name, tensor in loaded.items()} == {
+        name: raw(tensor) for name, tensor in second.expected[0].items()
+    }
+
+
+def test_a_load_waits_for_reads_that_are_about_to_end(tmp_path: Path) -> None:
+    memory = load(config(write_layout(tmp_path, 1))).memory[0]
+    reading = threading.Event()
+
+    def read() -> None:
+        with landing_in(memory):
+            reading.set()
+            threading.Event().wait(0.05)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert reading.wait(HANGS_SECONDS)
+    await_landed(memory)
+    thread.join()
+
+
+def test_memory_of_another_device_is_refused_by_its_name(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 1)
+    held = load(config(layout))
+    held.memory[:] = [tensor.to("meta") for tensor in held.memory]
+    with pytest.raises(ConfigurationError, match="into: holds memory of device meta"):
+        DistributedCheckpointLoader(config(layout)).load(into=held)
