@@ -50,7 +50,7 @@ MEGABYTES_OVER_LINK = 2000
 """A hundred thousand tensors are of 20 kB then: very many experts, cut for many ranks."""
 ROUNDS = 5
 BUCKET = "growth"
-LINK_SCENE = f"tensors, a link of {GIGABITS} Gb/s"
+LINK = f"a link of {GIGABITS} Gb/s"
 PEER = "safetensorsTakes"
 
 
@@ -109,9 +109,15 @@ def upload(server: S3Server, uri: str) -> str:
 def cases(folder: Path, server: S3Server, linked: Nginx) -> list[Case]:
     """Make everything that is loaded; ``linked`` serves the folder's folders over a link."""
     found: list[Case] = []
+
+    def behind_link(uri: str) -> tuple[str, str]:
+        return uri.replace(folder.as_uri(), "s3:/"), linked.plain_url
+
     for size in MEGABYTES:
         count = size // TENSOR_MEGABYTES
-        found.append(Case("bytes, page cache", size, count, make_layout(folder, size, count)))
+        uri = make_layout(folder, size, count)
+        found.append(Case("bytes, page cache", size, count, uri))
+        found.append(Case(f"bytes, {LINK}", size, count, *behind_link(uri)))
     with closing(server.client()) as client:
         client.create_bucket(Bucket=BUCKET)
     for count in TENSORS:
@@ -120,9 +126,9 @@ def cases(folder: Path, server: S3Server, linked: Nginx) -> list[Case]:
         found.append(Case("tensors, page cache", *sized, uri))
         found.append(Case("tensors, SeaweedFS", *sized, upload(server, uri), server.endpoint_url))
     for count in TENSORS_OVER_LINK:
-        uri = make_layout(folder, MEGABYTES_OVER_LINK, count).replace(folder.as_uri(), "s3:/")
+        uri = make_layout(folder, MEGABYTES_OVER_LINK, count)
         sized = (MEGABYTES_OVER_LINK, count)
-        found.append(Case(LINK_SCENE, *sized, uri, linked.plain_url))
+        found.append(Case(f"tensors, {LINK}", *sized, *behind_link(uri)))
     return found
 
 
