@@ -10,7 +10,8 @@ from itertools import zip_longest
 from shardedmodel_runtime.errors import ChecksumMismatch, StorageError
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena, MappedArena
-from shardedmodel_runtime.loading.cache import CacheWriter, CachingArena, NodeCache
+from shardedmodel_runtime.loading.cache import NodeCache
+from shardedmodel_runtime.loading.cache_writer import CacheWriter, CachingArena
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.fetch import Fetcher
 from shardedmodel_runtime.loading.runs import Progress, Run, runs_of

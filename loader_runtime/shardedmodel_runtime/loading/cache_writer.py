@@ -1,0 +1,133 @@
+"""What writes an entry of the node's cache: under a temporary name, while its bytes are loaded."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from shardedmodel_runtime.loading.arena import Arena
+from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
+
+
+class CacheWriter:
+    """One entry on its way.
+
+    Args:
+        path: where it will be.
+        size: its bytes.
+        fail: told of what the folder does not take; the entry does not appear then.
+
+    Raises:
+        OSError: it cannot be begun.
+    """
+
+    def __init__(self, path: Path, size: int, fail: Callable[[OSError], None]) -> None:
+        self._path = path
+        self._fail = fail
+        self._failed = False
+        self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        self._writing = 0
+        self._changed = threading.Condition()
+        self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            os.posix_fallocate(self._file, 0, size)  # a full disk is found before reading
+        except OSError:
+            self.close()
+            raise
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Write verified bytes at their place; any thread."""
+        with self._held() as file:
+            try:
+                while file >= 0 and data and not self._failed:
+                    count = os.pwrite(file, data, start)
+                    start, data = start + count, data[count:]
+            except OSError as error:
+                self._give_up(error)
+
+    @contextmanager
+    def _held(self) -> Iterator[int]:
+        """Keep the file open meanwhile; its number could be another file's after that."""
+        with self._changed:
+            self._writing += 1
+            file = self._file
+        try:
+            yield file
+        finally:
+            with self._changed:
+                self._writing -= 1
+                self._changed.notify_all()
+
+    def commit(self) -> None:
+        """Show the entry; all its bytes have been written."""
+        if self._failed:
+            return
+        try:
+            os.replace(self._temporary, self._path)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._failed = True
+        self._fail(error)
+
+    def close(self) -> None:
+        """Close the file, and remove it unless it was committed.
+
+        Threads of a load that has failed may still write: they end first, and later ones find it
+        closed.
+        """
+        with self._changed:
+            file, self._file = self._file, -1
+            self._changed.wait_for(lambda: not self._writing)
+        os.close(file)
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+
+class CachingArena:
+    """An arena whose bytes are written to the cache as well, once they are verified."""
+
+    def __init__(self, arena: Arena, writer: CacheWriter) -> None:
+        self._arena = arena
+        self._writer = writer
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The object whole."""
+        return self._arena.tensor
+
+    @property
+    def copy_seconds(self) -> float:
+        """Spent waiting for copies to the device."""
+        return self._arena.copy_seconds
+
+    def landing(self, start: int, stop: int) -> AbstractContextManager[memoryview]:
+        """Give memory, and write it to the cache at the end."""
+        return self._written(self._arena.landing(start, stop), start)
+
+    def aside(self, start: int, stop: int) -> AbstractContextManager[memoryview]:
+        """Give other memory, and write it to the cache at the end."""
+        return self._written(self._arena.aside(start, stop), start)
+
+    def make_room(self, memory: memoryview) -> None:
+        """Make ready a part of the memory."""
+        self._arena.make_room(memory)
+
+    def finish(self) -> None:
+        """Wait until every byte that landed is in ``tensor``."""
+        self._arena.finish()
+
+    @contextmanager
+    def _written(
+        self, landing: AbstractContextManager[memoryview], start: int
+    ) -> Iterator[memoryview]:
+        with landing as memory:
+            yield memory
+            self._writer.write(start, memory)
