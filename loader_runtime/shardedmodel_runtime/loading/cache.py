@@ -32,6 +32,13 @@ logger = logging.getLogger(__name__)
 LOCK_SUFFIX = ".lock"
 POLL_SECONDS = 0.05
 """Between two looks whether a peer has let go of an object."""
+ROOM_LOCK = "room.lock"
+"""Of the folder: held while one process makes room and takes it."""
+ROOM_POLL_SECONDS = 0.005
+"""Between two looks at it: it is held for as long as listing the folder takes."""
+ROOM_SECONDS = 5.0
+"""Longest wait for it: who has removed files for longer hangs, and a load goes on without the
+cache, which it waits for this once."""
 WORTH_SHARING_BYTES = 16 * 1024 * 1024
 """Of an object that ranks of a pod share: a smaller one, of less than a block, is read before its
 other reader would have been waited for."""
@@ -118,7 +125,7 @@ class NodeCache:
 
     def _locked(self, file: int, wait_until: float) -> bool:
         try:
-            return _locked(file, wait_until)
+            return _locked(file, wait_until, POLL_SECONDS)
         except OSError as error:  # a file system without locks
             self.fail(error)
             return False
@@ -140,12 +147,27 @@ class NodeCache:
         if self.error or not self.keeps(item):
             return None
         try:
-            if not self._make_room(item.bytes):
-                return None
-            return CacheWriter(self.folder / item.sha256, item.bytes, self.fail)
+            with self._room_locked():
+                if not self._make_room(item.bytes):
+                    return None
+                writer = CacheWriter(self.folder / item.sha256, item.bytes, self.fail)
+            return writer if writer.reserve() else None
         except OSError as error:
             self.fail(error)
             return None
+
+    @contextmanager
+    def _room_locked(self) -> Iterator[None]:
+        """Let nobody else count what is there until what was found free is taken."""
+        file = os.open(self.folder / ROOM_LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            if not _locked(file, time.monotonic() + ROOM_SECONDS, ROOM_POLL_SECONDS):
+                raise TimeoutError(
+                    f"another process has kept {ROOM_LOCK} locked for {ROOM_SECONDS:g} s"
+                )
+            yield
+        finally:
+            os.close(file)  # lets go of the lock
 
     def _make_room(self, size: int) -> bool:
         """Remove what killed writers left, and the least recently used entries beyond the limit.
@@ -178,13 +200,13 @@ class NodeCache:
         return True
 
 
-def _locked(file: int, wait_until: float) -> bool:
+def _locked(file: int, wait_until: float, poll_seconds: float) -> bool:
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= wait_until:
                 return False
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
         else:
             return True

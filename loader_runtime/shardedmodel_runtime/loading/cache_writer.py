@@ -29,6 +29,7 @@ class CacheWriter:
 
     def __init__(self, path: Path, size: int, fail: Callable[[OSError], None]) -> None:
         self._path = path
+        self._size = size
         self._fail = fail
         self._failed = False
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
@@ -36,10 +37,23 @@ class CacheWriter:
         self._changed = threading.Condition()
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            os.posix_fallocate(self._file, 0, size)  # a full disk is found before reading
+            os.truncate(self._file, size)  # peers count it from now on
         except OSError:
             self.close()
             raise
+
+    def reserve(self) -> bool:
+        """Take the disk's room, so that a full one is found before reading; False: it is full.
+
+        Apart from the beginning, since file systems that cannot do it at once write zeros.
+        """
+        try:
+            os.posix_fallocate(self._file, 0, self._size)
+        except OSError as error:
+            self._give_up(error)
+            self.close()
+            return False
+        return True
 
     def write(self, start: int, data: memoryview) -> None:
         """Write verified bytes at their place; any thread."""
