@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
-from shardedmodel_runtime.loading.cache_writer import CacheWriter
+from shardedmodel_runtime.loading.cache_writer import CacheWriter, is_left
 from shardedmodel_runtime.report import CACHE_TROUBLE
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
@@ -42,8 +42,6 @@ cache, which it waits for this once."""
 WORTH_SHARING_BYTES = 16 * 1024 * 1024
 """Of an object that ranks of a pod share: a smaller one, of less than a block, is read before its
 other reader would have been waited for."""
-STALE_SECONDS = 24 * 3600.0
-"""Age of a temporary file that nobody writes any more: no load takes a day."""
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 
@@ -181,7 +179,7 @@ class NodeCache:
             with suppress(FileNotFoundError):  # a peer makes room too
                 state = path.stat()
                 if path.name.startswith(TEMPORARY_PREFIX):
-                    if time.time() - state.st_mtime > STALE_SECONDS:
+                    if is_left(path, state.st_mtime):
                         path.unlink()
                     else:
                         held += state.st_size

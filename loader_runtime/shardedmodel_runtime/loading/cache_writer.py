@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -14,9 +16,13 @@ import torch
 from shardedmodel_runtime.loading.arena import Arena
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
+STALE_SECONDS = 24 * 3600.0
+"""Age of a temporary file that nobody writes any more, whatever its lock says: no load takes a
+day."""
+
 
 class CacheWriter:
-    """One entry on its way.
+    """One entry on its way; its file is locked as long as its process lives.
 
     Args:
         path: where it will be.
@@ -37,6 +43,7 @@ class CacheWriter:
         self._changed = threading.Condition()
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.truncate(self._file, size)  # peers count it from now on
         except OSError:
             self.close()
@@ -145,3 +152,31 @@ class CachingArena:
         with landing as memory:
             yield memory
             self._writer.write(start, memory)
+
+
+def is_left(path: Path, written_at: float) -> bool:
+    """Whether nobody writes a temporary file any more.
+
+    Where locks hold within one node only, that of another node's writer is taken for left: its
+    load tells then that the cache failed, and goes on.
+
+    Args:
+        path: of the file.
+        written_at: ``time.time()`` of the last write to it.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if time.time() - written_at > STALE_SECONDS:
+        return True
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # all that NFS gives a reader
+    except OSError:  # its writer lives, or there are no locks
+        return False
+    finally:
+        os.close(file)
+    return True

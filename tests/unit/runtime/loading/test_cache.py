@@ -172,16 +172,6 @@ def test_an_object_beyond_the_limit_is_waited_for_by_nobody(layout: Layout, fold
     assert_loaded(shard, layout)
 
 
-def test_what_a_killed_writer_left_is_removed_once_it_is_old(layout: Layout, folder: Path) -> None:
-    folder.mkdir()
-    old, fresh = folder / ".tmp-old", folder / ".tmp-fresh"
-    old.touch()
-    fresh.touch()
-    os.utime(old, (1, 1))
-    load(layout, folder)
-    assert (old.exists(), fresh.exists()) == (False, True)
-
-
 def test_an_entry_is_closed_when_the_last_write_to_it_has_ended(
     layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,13 @@
-"""Room in the node's cache: counted and taken by one process at a time."""
+"""Room in the node's cache: taken by one process at a time, and given back by killed ones."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +18,8 @@ import pytest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading import cache as cache_module
 from shardedmodel_runtime.loading.cache import ROOM_LOCK, NodeCache
+from shardedmodel_runtime.loading.cache_writer import STALE_SECONDS, is_left
+from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
 SIZE = 8192
 
@@ -80,3 +86,56 @@ def test_who_hangs_while_making_room_is_told_of_and_not_waited_for(
     with locked(tmp_path / ROOM_LOCK):
         assert not finds_room(cache, an_object())
     assert "another process has kept room.lock locked" in cache.error
+
+
+def temporary(folder: Path) -> Path:
+    path = folder / f"{TEMPORARY_PREFIX}left"
+    path.write_bytes(bytes(SIZE))
+    return path
+
+
+def test_what_a_live_writer_writes_stays(tmp_path: Path) -> None:
+    with NodeCache(tmp_path, None).writer(an_object()) as writer:
+        assert writer is not None
+        assert finds_room(NodeCache(tmp_path, None), an_object(1))
+        writer.write(0, memoryview(bytes(SIZE)))
+        writer.commit()
+    assert (tmp_path / an_object().sha256).read_bytes() == bytes(SIZE)
+
+
+def test_what_a_killed_writer_left_goes_at_once(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from shardedmodel_runtime.loading.cache_writer import CacheWriter
+writer = CacheWriter(Path(sys.argv[1], "entry"), 8192, print)
+print("writing", flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (left,) = tmp_path.glob(f"{TEMPORARY_PREFIX}*")
+        process.kill()
+    assert finds_room(NodeCache(tmp_path, SIZE), an_object(1))
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("age", "stays"), [(0.0, True), (STALE_SECONDS + 60, False)])
+def test_where_there_are_no_locks_age_decides_what_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, stays: bool
+) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    path = temporary(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert is_left(path, time.time() - age) is not stays
+
+
+def test_what_is_locked_for_longer_than_a_load_takes_was_left(tmp_path: Path) -> None:
+    path = temporary(tmp_path)
+    with locked(path):
+        assert is_left(path, time.time() - STALE_SECONDS - 60)
