@@ -39,8 +39,9 @@ class CacheWriter:
         self._fail = fail
         self._failed = False
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
-        self._writing = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._users = 1
+        self._closed = False
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,26 +65,32 @@ class CacheWriter:
 
     def write(self, start: int, data: memoryview) -> None:
         """Write verified bytes at their place; any thread."""
-        with self._held() as file:
+        with self._held() as is_open:
             try:
-                while file >= 0 and data and not self._failed:
-                    count = os.pwrite(file, data, start)
+                while is_open and data and not (self._failed or self._closed):
+                    count = os.pwrite(self._file, data, start)
                     start, data = start + count, data[count:]
             except OSError as error:
                 self._give_up(error)
 
     @contextmanager
-    def _held(self) -> Iterator[int]:
-        """Keep the file open meanwhile; its number could be another file's after that."""
-        with self._changed:
-            self._writing += 1
-            file = self._file
+    def _held(self) -> Iterator[bool]:
+        """Keep the file open meanwhile, if it is; its number could be another file's after that."""
+        with self._lock:
+            is_open = self._users > 0
+            self._users += is_open
         try:
-            yield file
+            yield is_open
         finally:
-            with self._changed:
-                self._writing -= 1
-                self._changed.notify_all()
+            if is_open:
+                self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            is_last = self._users == 0
+        if is_last:
+            os.close(self._file)
 
     def commit(self) -> None:
         """Show the entry; all its bytes have been written."""
@@ -99,17 +106,15 @@ class CacheWriter:
         self._fail(error)
 
     def close(self) -> None:
-        """Close the file, and remove it unless it was committed.
+        """Take nothing more, and remove the file unless it was committed.
 
-        Threads of a load that has failed may still write: they end first, and later ones find it
-        closed.
+        Threads of a load that has failed may still write, to a disk that may have stalled: nobody
+        waits for them, and the last of them closes the file.
         """
-        with self._changed:
-            file, self._file = self._file, -1
-            self._changed.wait_for(lambda: not self._writing)
-        os.close(file)
+        self._closed = True
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
+        self._leave()
 
 
 class CachingArena:

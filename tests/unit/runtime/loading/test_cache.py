@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -170,30 +169,6 @@ def test_an_object_beyond_the_limit_is_waited_for_by_nobody(layout: Layout, fold
         assert got
         shard = load(layout, folder, 1, cache_bytes=common.bytes - 1)
     assert_loaded(shard, layout)
-
-
-def test_an_entry_is_closed_when_the_last_write_to_it_has_ended(
-    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    item = layout.manifest.objects_of(0)[0]
-    writing, go_on = threading.Event(), threading.Event()
-    pwrite = os.pwrite
-
-    def slow(file: int, data: memoryview, offset: int) -> int:
-        writing.set()
-        assert go_on.wait(30)
-        return pwrite(file, data, offset)
-
-    monkeypatch.setattr(os, "pwrite", slow)
-    cache = NodeCache(folder, None)
-    with ThreadPoolExecutor() as threads:
-        with cache.writer(item) as writer:
-            assert writer is not None
-            write = threads.submit(writer.write, 0, memoryview(bytes(item.bytes)))
-            assert writing.wait(30)
-            threads.submit(go_on.wait, 0.05).add_done_callback(lambda _: go_on.set())
-        write.result(30)
-    assert cache.error == ""
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "replace"])
