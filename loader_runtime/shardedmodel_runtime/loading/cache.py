@@ -30,6 +30,8 @@ from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 logger = logging.getLogger(__name__)
 
 LOCK_SUFFIX = ".lock"
+"""Of files that stay, empty, when their entries have given way: were one removed while a peer waits
+for it, that peer and whoever makes it anew would both have a lock, and both fetch the object."""
 POLL_SECONDS = 0.05
 """Between two looks whether a peer has let go of an object."""
 ROOM_LOCK = "room.lock"
@@ -82,16 +84,17 @@ class NodeCache:
         return several and item.bytes >= WORTH_SHARING_BYTES
 
     def holds(self, item: LayoutObject) -> bool:
-        """Whether there is an entry for ``item``, which is the latest used from now on."""
+        """Whether there is an entry for ``item``, then the latest used if that can be kept."""
         if not self.keeps(item):
             return False
         path = self.folder / item.sha256
         try:
             if path.stat().st_size != item.bytes:
                 return False
-            os.utime(path)
         except OSError:
             return False
+        with suppress(OSError):  # of a folder that may be read, but not written
+            os.utime(path)
         return True
 
     def drop(self, item: LayoutObject) -> None:

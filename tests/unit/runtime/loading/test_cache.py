@@ -75,6 +75,16 @@ def test_a_rank_that_starts_again_reads_nothing_from_the_store(
     assert (shard.report.bytes_read, shard.report.cache_bytes) == (0, shard.report.bytes)
 
 
+def test_a_cache_that_may_only_be_read_is_read(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(layout, folder)
+    for call in ("utime", "replace", "posix_fallocate"):
+        monkeypatch.setattr(os, call, fail(errno.EROFS))
+    report = load(layout, folder).report
+    assert (report.bytes_read, report.cache_error) == (0, "")
+
+
 def test_ranks_of_a_node_read_a_common_object_once(layout: Layout, folder: Path) -> None:
     load(layout, folder, 0)
     shard = load(layout, folder, 1)
