@@ -87,15 +87,14 @@ class NodeCache:
         """Whether there is an entry for ``item``, then the latest used if that can be kept."""
         if not self.keeps(item):
             return False
-        path = self.folder / item.sha256
         try:
-            if path.stat().st_size != item.bytes:
-                return False
+            file = os.open(self.folder / item.sha256, os.O_RDONLY)
         except OSError:
             return False
-        with suppress(OSError):  # of a folder that may be read, but not written
-            os.utime(path)
-        return True
+        try:
+            return _is_used(file, item.bytes)
+        finally:
+            os.close(file)
 
     def drop(self, item: LayoutObject) -> None:
         """Remove an entry that is not what it should be."""
@@ -187,7 +186,7 @@ class NodeCache:
                     else:
                         held += state.st_size
                 elif _ENTRY.fullmatch(path.name):
-                    entries.append((state.st_mtime, state.st_size, path))
+                    entries.append((state.st_atime, state.st_size, path))
         if self._limit is None:
             return True
         if held + size > self._limit:
@@ -211,3 +210,16 @@ def _locked(file: int, wait_until: float, poll_seconds: float) -> bool:
             time.sleep(poll_seconds)
         else:
             return True
+
+
+def _is_used(file: int, size: int) -> bool:
+    """Note the use of an entry, unless it has another size.
+
+    The time of its last change stays: peers that are reading it would take it for another.
+    """
+    state = os.fstat(file)
+    if state.st_size != size:
+        return False
+    with suppress(OSError):  # of a folder that may be read, but not written
+        os.utime(file, ns=(time.time_ns(), state.st_mtime_ns))
+    return True

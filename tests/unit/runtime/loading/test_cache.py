@@ -17,6 +17,8 @@ from shardedmodel_runtime.loading import gathering
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
+from shardedmodel_runtime.storage.base import ObjectInfo
+from shardedmodel_runtime.storage.local import LocalStore
 from tests.builders_rank_layout import Layout, raw, write_layout
 
 
@@ -83,6 +85,22 @@ def test_a_cache_that_may_only_be_read_is_read(
         monkeypatch.setattr(os, call, fail(errno.EROFS))
     report = load(layout, folder).report
     assert (report.bytes_read, report.cache_error) == (0, "")
+
+
+@pytest.mark.parametrize("map_files", [True, False])
+def test_an_entry_that_a_peer_begins_to_use_is_read_on(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch, map_files: bool
+) -> None:
+    load(layout, folder)
+    peer, info = NodeCache(folder, None), LocalStore.info
+
+    def used_meanwhile(self: LocalStore, key: str, state: os.stat_result) -> ObjectInfo:
+        for item in layout.manifest.objects_of(0):
+            peer.holds(item)
+        return info(self, key, state)
+
+    monkeypatch.setattr(LocalStore, "info", used_meanwhile)
+    assert load(layout, folder, map_files=map_files).report.bytes_read == 0
 
 
 def test_ranks_of_a_node_read_a_common_object_once(layout: Layout, folder: Path) -> None:

@@ -88,6 +88,18 @@ def test_who_hangs_while_making_room_is_told_of_and_not_waited_for(
     assert "another process has kept room.lock locked" in cache.error
 
 
+def test_what_was_used_last_stays(tmp_path: Path) -> None:
+    for number in (1, 2):
+        path = tmp_path / an_object(number).sha256
+        path.write_bytes(bytes(SIZE))
+        os.utime(path, (number, number))
+    cache = NodeCache(tmp_path, 2 * SIZE)
+    assert cache.holds(an_object(1))
+    assert finds_room(cache, an_object(3))
+    assert cache.holds(an_object(1))
+    assert not cache.holds(an_object(2))
+
+
 def temporary(folder: Path) -> Path:
     path = folder / f"{TEMPORARY_PREFIX}left"
     path.write_bytes(bytes(SIZE))
