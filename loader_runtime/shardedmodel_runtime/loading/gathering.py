@@ -27,8 +27,8 @@ ArenaMaker = Callable[[LayoutObject], Arena]
 """Makes an arena for an object of the layout, under its name there."""
 
 PEER_SECONDS = 120.0
-"""How long to wait for a peer of the node that fetches the same object; after that it is either
-dead slow or hangs, and the store is asked."""
+"""How long to wait for peers of the node that fetch the same objects, all of them together; after
+that they are either dead slow or hang, and the store is asked."""
 
 
 class Gatherer:
@@ -92,8 +92,11 @@ class Gatherer:
     def _share_cache(self, cache: NodeCache, items: Sequence[LayoutObject]) -> None:
         """Take what the cache has, fetch what no peer does, and then wait for the peers."""
         missing = [item for item in items if not self._from_cache(cache, item)]
-        for item in self._fetch_unlocked(cache, missing):
-            self._await_peer(cache, item)
+        theirs = self._fetch_unlocked(cache, missing)
+        until = time.monotonic() + PEER_SECONDS
+        if self._deadline is not None:
+            until = min(until, self._deadline)
+        self._ask_store([item for item in theirs if not self._came(cache, item, until)])
 
     def _share(self, sharing: Sharing, items: Sequence[LayoutObject]) -> None:
         """Read this rank's parts, exchange them, and check what came from others."""
@@ -143,17 +146,14 @@ class Gatherer:
             self._fetch(cache, mine)
         return theirs
 
-    def _await_peer(self, cache: NodeCache, item: LayoutObject) -> None:
-        until = time.monotonic() + PEER_SECONDS
-        if self._deadline is not None:
-            until = min(until, self._deadline)
+    def _came(self, cache: NodeCache, item: LayoutObject, until: float) -> bool:
+        """Wait for a peer's object, or fetch it where the peer has given up; False: it hangs."""
         with cache.lock(item, until) as got:
             if self._from_cache(cache, item):
-                return
+                return True
             if got:
                 self._fetch(cache, [item])
-            else:
-                self._ask_store([item])
+            return got
 
     def _fetch(self, cache: NodeCache, items: Sequence[LayoutObject]) -> None:
         """Read from the store, and write to the cache what it takes."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, Unavailable
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading import cache as cache_module
 from shardedmodel_runtime.loading import gathering
 from shardedmodel_runtime.loading.cache import NodeCache
@@ -256,6 +257,27 @@ def test_a_peer_that_hangs_is_not_waited_for_long(
         shard = load(layout, folder)
     assert_loaded(shard, layout)
     assert common.sha256 not in entries(folder)
+
+
+def test_a_peer_that_hangs_is_waited_for_once_for_all_of_its_objects(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = NodeCache(folder, None)
+    own, common = layout.manifest.objects_of(0)
+    untils: list[float] = []
+    lock = NodeCache.lock
+
+    def told(self: NodeCache, item: LayoutObject, wait_until: float) -> Any:
+        untils.append(wait_until)
+        return lock(self, item, wait_until)
+
+    monkeypatch.setattr(gathering, "PEER_SECONDS", 0.1)
+    monkeypatch.setattr(NodeCache, "lock", told)
+    with cache.lock(own, 0.0), cache.lock(common, 0.0):
+        untils.clear()
+        shard = load(layout, folder)
+    assert_loaded(shard, layout)
+    assert len(set(untils) - {0.0}) == 1
 
 
 def test_waiting_for_a_peer_ends_with_the_deadline(layout: Layout, folder: Path) -> None:
