@@ -17,13 +17,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
-from shardedmodel_runtime.loading.cache_writer import CacheWriter, is_left
+from shardedmodel_runtime.loading.cache_writer import CacheWriter, is_left, nobody_waits
 from shardedmodel_runtime.report import CACHE_TROUBLE
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
@@ -46,6 +46,18 @@ WORTH_SHARING_BYTES = 16 * 1024 * 1024
 other reader would have been waited for."""
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
+
+
+class Release:
+    """Lets go of a lock: closes its file, once, whichever threads ask for it."""
+
+    def __init__(self, file: int) -> None:
+        self._files = [file]
+
+    def __call__(self) -> None:
+        """Let go, if that has not been done."""
+        with suppress(IndexError):
+            os.close(self._files.pop())  # one thread pops it
 
 
 class NodeCache:
@@ -102,7 +114,7 @@ class NodeCache:
             (self.folder / item.sha256).unlink(missing_ok=True)
 
     @contextmanager
-    def lock(self, item: LayoutObject, wait_until: float) -> Iterator[bool]:
+    def lock(self, item: LayoutObject, wait_until: float) -> Iterator[Release | None]:
         """Keep others of the node from fetching ``item``.
 
         Args:
@@ -110,18 +122,20 @@ class NodeCache:
             wait_until: ``time.monotonic()`` until which to wait for another holder.
 
         Yields:
-            Whether the lock was got; without it nothing should be written.
+            What lets go of the lock before the end; None: it was not got, and nothing should be
+            written.
         """
         try:
             file = os.open(self.folder / f"{item.sha256}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             self.fail(error)
-            yield False
+            yield None
             return
+        release = Release(file)
         try:
-            yield self._locked(file, wait_until)
+            yield release if self._locked(file, wait_until) else None
         finally:
-            os.close(file)  # lets go of the lock
+            release()
 
     def _locked(self, file: int, wait_until: float) -> bool:
         try:
@@ -131,26 +145,36 @@ class NodeCache:
             return False
 
     @contextmanager
-    def writer(self, item: LayoutObject) -> Iterator[CacheWriter | None]:
-        """Begin an entry; committed by the caller, removed otherwise.
+    def writer(
+        self, item: LayoutObject, done: Callable[[], None] = nobody_waits
+    ) -> Iterator[CacheWriter | None]:
+        """Begin an entry, which is removed at the end unless it is whole.
 
-        None: there is no room, or ``item`` is not kept.
+        Args:
+            item: the object.
+            done: called once the entry is there or will not be, by any thread and perhaps again.
+
+        Yields:
+            What writes it; None: there is no room, or ``item`` is not kept.
         """
-        writer = self._begin(item)
+        writer = self._begin(item, done)
+        if writer is None:
+            done()
         try:
             yield writer
         finally:
             if writer is not None:
                 writer.close()
 
-    def _begin(self, item: LayoutObject) -> CacheWriter | None:
+    def _begin(self, item: LayoutObject, done: Callable[[], None]) -> CacheWriter | None:
         if self.error or not self.keeps(item):
             return None
         try:
             with self._room_locked():
                 if not self._make_room(item.bytes):
                     return None
-                writer = CacheWriter(self.folder / item.sha256, item.bytes, self.fail)
+                path = self.folder / item.sha256
+                writer = CacheWriter(path, item.bytes, self.fail, done)
             return writer if writer.reserve() else None
         except OSError as error:
             self.fail(error)

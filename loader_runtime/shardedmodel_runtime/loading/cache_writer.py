@@ -21,22 +21,37 @@ STALE_SECONDS = 24 * 3600.0
 day."""
 
 
+def nobody_waits() -> None:
+    """Tell nobody that an entry is there."""
+
+
 class CacheWriter:
-    """One entry on its way; its file is locked as long as its process lives.
+    """One entry on its way, which appears with its last byte.
+
+    Its file is locked as long as its process lives.
 
     Args:
         path: where it will be.
         size: its bytes.
         fail: told of what the folder does not take; the entry does not appear then.
+        done: called once the entry is there or will not be, by the thread that finds that.
 
     Raises:
         OSError: it cannot be begun.
     """
 
-    def __init__(self, path: Path, size: int, fail: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: int,
+        fail: Callable[[OSError], None],
+        done: Callable[[], None] = nobody_waits,
+    ) -> None:
         self._path = path
         self._size = size
+        self._missing = size
         self._fail = fail
+        self._done = done
         self._failed = False
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
         self._lock = threading.Lock()
@@ -64,14 +79,26 @@ class CacheWriter:
         return True
 
     def write(self, start: int, data: memoryview) -> None:
-        """Write verified bytes at their place; any thread."""
+        """Write verified bytes at their place, each once; any thread."""
         with self._held() as is_open:
             try:
-                while is_open and data and not (self._failed or self._closed):
-                    count = os.pwrite(self._file, data, start)
-                    start, data = start + count, data[count:]
+                if is_open and self._put(start, data):
+                    os.replace(self._temporary, self._path)
+                    self._done()
             except OSError as error:
                 self._give_up(error)
+
+    def _put(self, start: int, data: memoryview) -> bool:
+        """Write bytes; gives whether all of the entry's are there, and nobody writes any more."""
+        size = len(data)
+        while data:
+            if self._failed or self._closed:
+                return False
+            count = os.pwrite(self._file, data, start)
+            start, data = start + count, data[count:]
+        with self._lock:
+            self._missing -= size
+            return self._missing == 0
 
     @contextmanager
     def _held(self) -> Iterator[bool]:
@@ -92,21 +119,15 @@ class CacheWriter:
         if is_last:
             os.close(self._file)
 
-    def commit(self) -> None:
-        """Show the entry; all its bytes have been written."""
-        if self._failed:
-            return
-        try:
-            os.replace(self._temporary, self._path)
-        except OSError as error:
-            self._give_up(error)
-
     def _give_up(self, error: OSError) -> None:
+        if self._closed:
+            return  # its load has failed, and removed the file
         self._failed = True
         self._fail(error)
+        self._done()
 
     def close(self) -> None:
-        """Take nothing more, and remove the file unless it was committed.
+        """Take nothing more, and remove the file unless it is the entry.
 
         Threads of a load that has failed may still write, to a disk that may have stalled: nobody
         waits for them, and the last of them closes the file.

@@ -11,7 +11,7 @@ from shardedmodel_runtime.errors import ChecksumMismatch, StorageError
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena, MappedArena
 from shardedmodel_runtime.loading.cache import NodeCache
-from shardedmodel_runtime.loading.cache_writer import CacheWriter, CachingArena
+from shardedmodel_runtime.loading.cache_writer import CacheWriter, CachingArena, nobody_waits
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.fetch import Fetcher
 from shardedmodel_runtime.loading.runs import Progress, Run, runs_of
@@ -133,36 +133,40 @@ class Gatherer:
         """Fetch and cache what no peer is fetching; gives back what one is."""
         theirs: list[LayoutObject] = []
         with ExitStack() as locks:
-            mine: list[LayoutObject] = []
+            mine: list[tuple[LayoutObject, Callable[[], None]]] = []
             for item in items:
                 if not cache.keeps(item):
-                    mine.append(item)
+                    mine.append((item, nobody_waits))
                     continue
-                got = locks.enter_context(cache.lock(item, wait_until=0.0))
-                if cache.error or (got and not self._from_cache(cache, item)):
-                    mine.append(item)
-                elif not got:
+                release = locks.enter_context(cache.lock(item, wait_until=0.0))
+                if cache.error or (release and not self._from_cache(cache, item)):
+                    mine.append((item, release or nobody_waits))
+                elif release:
+                    release()
+                else:
                     theirs.append(item)
             self._fetch(cache, mine)
         return theirs
 
     def _came(self, cache: NodeCache, item: LayoutObject, until: float) -> bool:
         """Wait for a peer's object, or fetch it where the peer has given up; False: it hangs."""
-        with cache.lock(item, until) as got:
+        with cache.lock(item, until) as release:
             if self._from_cache(cache, item):
                 return True
-            if got:
-                self._fetch(cache, [item])
-            return got
+            if release:
+                self._fetch(cache, [(item, release)])
+            return release is not None
 
-    def _fetch(self, cache: NodeCache, items: Sequence[LayoutObject]) -> None:
-        """Read from the store, and write to the cache what it takes."""
+    def _fetch(
+        self, cache: NodeCache, work: Sequence[tuple[LayoutObject, Callable[[], None]]]
+    ) -> None:
+        """Read objects from the store, and write to the cache what it takes.
+
+        With each goes what lets its lock go: called once its entry is there or will not be.
+        """
         with ExitStack() as stack:
-            writers = [stack.enter_context(cache.writer(item)) for item in items]
-            self._ask_store(items, writers)
-            for writer in writers:
-                if writer is not None:
-                    writer.commit()
+            writers = [stack.enter_context(cache.writer(item, done)) for item, done in work]
+            self._ask_store([item for item, _ in work], writers)
 
     def _from_cache(self, cache: NodeCache, item: LayoutObject) -> bool:
         """Read one object from the cache; a bad entry is dropped."""

@@ -6,12 +6,18 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, Unavailable
+from shardedmodel_runtime.errors import (
+    AccessDenied,
+    ChecksumMismatch,
+    ConfigurationError,
+    Unavailable,
+)
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading import cache as cache_module
 from shardedmodel_runtime.loading import gathering
@@ -147,8 +153,39 @@ def test_a_wrong_object_never_becomes_an_entry(layout: Layout, folder: Path) -> 
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(ChecksumMismatch):
         load(layout, folder)
-    assert entries(folder) == set()
+    assert layout.manifest.objects_of(0)[0].sha256 not in entries(folder)
     assert [p.name for p in folder.iterdir() if p.name.startswith(".tmp-")] == []
+
+
+def test_what_came_whole_stays_when_the_load_fails_later(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, common = layout.manifest.objects_of(0)
+    cache, read_range = NodeCache(folder, None), LocalStore.read_range
+
+    def until_the_other_came(self: LocalStore, key: str, *rest: Any, **values: Any) -> None:
+        if key == own.key:
+            with cache.lock(common, time.monotonic() + 30) as got:
+                assert got
+            raise AccessDenied("no longer allowed")
+        read_range(self, key, *rest, **values)
+
+    monkeypatch.setattr(LocalStore, "read_range", until_the_other_came)
+    with pytest.raises(AccessDenied):
+        load(layout, folder, map_files=False)
+    assert entries(folder) == {common.sha256}
+
+
+def test_a_peer_does_not_wait_for_what_has_no_room(layout: Layout, folder: Path) -> None:
+    _own, common = layout.manifest.objects_of(0)
+    cache = NodeCache(folder, common.bytes)
+    full = NodeCache(folder, None)
+    with full.writer(common) as theirs:
+        assert theirs is not None
+        with cache.lock(common, 0.0) as release:
+            assert release
+            with cache.writer(common, release) as writer, full.lock(common, 0.0) as got:
+                assert (writer, bool(got)) == (None, True)
 
 
 def test_the_least_recently_used_entries_give_way(layout: Layout, folder: Path) -> None:

@@ -22,6 +22,7 @@ from shardedmodel_runtime.loading.cache_writer import STALE_SECONDS, is_left
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
 SIZE = 8192
+CONTENT = memoryview(bytes(SIZE))
 
 
 def an_object(number: int = 0) -> LayoutObject:
@@ -57,7 +58,7 @@ def test_room_is_counted_when_no_other_process_takes_any(tmp_path: Path) -> None
         with locked(tmp_path / ROOM_LOCK):
             mine = threads.submit(finds_room, cache, an_object())
             assert theirs is not None
-            theirs.commit()
+            theirs.write(0, CONTENT)
             assert not mine.done()
         assert mine.result(30)
 
@@ -110,9 +111,8 @@ def test_what_a_live_writer_writes_stays(tmp_path: Path) -> None:
     with NodeCache(tmp_path, None).writer(an_object()) as writer:
         assert writer is not None
         assert finds_room(NodeCache(tmp_path, None), an_object(1))
-        writer.write(0, memoryview(bytes(SIZE)))
-        writer.commit()
-    assert (tmp_path / an_object().sha256).read_bytes() == bytes(SIZE)
+        writer.write(0, CONTENT)
+    assert (tmp_path / an_object().sha256).read_bytes() == CONTENT
 
 
 def test_what_a_killed_writer_left_goes_at_once(tmp_path: Path) -> None:
