@@ -27,8 +27,8 @@ ArenaMaker = Callable[[LayoutObject], Arena]
 """Makes an arena for an object of the layout, under its name there."""
 
 PEER_SECONDS = 120.0
-"""How long to wait for peers of the node that fetch the same objects, all of them together; after
-that they are either dead slow or hang, and the store is asked."""
+"""How long to wait for a next object of peers of the node that fetch the same ones. After that they
+are either dead slow or hang, and the store is asked for all that is left."""
 
 
 class Gatherer:
@@ -93,10 +93,19 @@ class Gatherer:
         """Take what the cache has, fetch what no peer does, and then wait for the peers."""
         missing = [item for item in items if not self._from_cache(cache, item)]
         theirs = self._fetch_unlocked(cache, missing)
+        until = self._patience()
+        left: list[LayoutObject] = []
+        for item in theirs:
+            if not self._came(cache, item, until):
+                left.append(item)
+            elif not left:
+                until = self._patience()
+        self._ask_store(left)
+
+    def _patience(self) -> float:
+        """Give ``time.monotonic()`` until which a peer's next object is waited for."""
         until = time.monotonic() + PEER_SECONDS
-        if self._deadline is not None:
-            until = min(until, self._deadline)
-        self._ask_store([item for item in theirs if not self._came(cache, item, until)])
+        return until if self._deadline is None else min(until, self._deadline)
 
     def _share(self, sharing: Sharing, items: Sequence[LayoutObject]) -> None:
         """Read this rank's parts, exchange them, and check what came from others."""

@@ -296,25 +296,49 @@ def test_a_peer_that_hangs_is_not_waited_for_long(
     assert common.sha256 not in entries(folder)
 
 
-def test_a_peer_that_hangs_is_waited_for_once_for_all_of_its_objects(
-    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = NodeCache(folder, None)
-    own, common = layout.manifest.objects_of(0)
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Until when loads waited for locks that they did not just try."""
     untils: list[float] = []
     lock = NodeCache.lock
 
     def told(self: NodeCache, item: LayoutObject, wait_until: float) -> Any:
-        untils.append(wait_until)
+        if wait_until:
+            untils.append(wait_until)
         return lock(self, item, wait_until)
 
-    monkeypatch.setattr(gathering, "PEER_SECONDS", 0.1)
     monkeypatch.setattr(NodeCache, "lock", told)
+    return untils
+
+
+def test_a_peer_that_hangs_is_waited_for_once_for_all_of_its_objects(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    monkeypatch.setattr(gathering, "PEER_SECONDS", 0.1)
+    cache = NodeCache(folder, None)
+    own, common = layout.manifest.objects_of(0)
     with cache.lock(own, 0.0), cache.lock(common, 0.0):
-        untils.clear()
         shard = load(layout, folder)
     assert_loaded(shard, layout)
-    assert len(set(untils) - {0.0}) == 1
+    assert (len(waits), len(set(waits))) == (2, 1)
+
+
+def test_a_peer_whose_objects_come_is_waited_for_on(
+    layout: Layout, folder: Path, waits: list[float]
+) -> None:
+    cache = NodeCache(folder, None)
+    own, common = layout.manifest.objects_of(0)
+    shards: list[LoadedShard] = []
+    waiting = threading.Thread(target=lambda: shards.append(load(layout, folder)))
+    with cache.lock(own, 0.0), cache.lock(common, 0.0):
+        waiting.start()
+        while waiting.is_alive() and not waits:
+            time.sleep(0.01)
+        for item in (own, common):
+            (folder / item.sha256).write_bytes((layout.folder / item.key).read_bytes())
+    waiting.join()
+    assert shards[0].report.cache_hits == 2
+    assert waits[1] > waits[0]
 
 
 def test_waiting_for_a_peer_ends_with_the_deadline(layout: Layout, folder: Path) -> None:
