@@ -143,7 +143,8 @@ class ModelDistributor:
             The incarnation, whose group is torch's default one now.
 
         Raises:
-            GroupError: peers are missing after the timeout, or could not be connected.
+            GroupError: peers are missing after the timeout, or could not be connected, or rank 0
+                has come back with another manifest than this rank's weights are of.
         """
         began = time.perf_counter()
         failures = 0
@@ -233,9 +234,11 @@ class ModelDistributor:
 
     def _obtain_manifest(self) -> Manifest:
         if self._server is None:
-            return metadata.await_manifest(self._connect, self._timeout)
+            agreed = metadata.await_manifest(self._connect, self._timeout)
+            self._member.manifest = agreed.sha256
+            return agreed.manifest
         manifest = read_manifest(self._layout, within_seconds=self.config.deadline_seconds)
-        metadata.broadcast(self._server, manifest.to_bytes())
+        self._member.manifest = metadata.broadcast(self._server, manifest.to_bytes())
         return manifest
 
     def _form_at(self, incarnation: int) -> None:

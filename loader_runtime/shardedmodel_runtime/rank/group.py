@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from shardedmodel_runtime.errors import GroupError, excerpt
+from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.incarnations import Member
 from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
 
@@ -59,13 +60,18 @@ def await_all(
     is_over: Callable[[], bool],
     timeout_seconds: float,
 ) -> None:
-    """Say that this rank has arrived, and wait until all have.
+    """Say that this rank has arrived, and wait until all have, with the same manifest.
+
+    Rank 0's is the one that counts. A rank that holds another gives up, begins anew and takes
+    rank 0's, while those that agree keep their weights and wait for it.
 
     Raises:
         GroupChanged: the group moved on meanwhile, or the store went away.
-        GroupError: ranks are missing after ``timeout_seconds``; names them.
+        GroupError: ranks are missing after ``timeout_seconds``, which it names; or this rank
+            holds weights of another manifest than rank 0 has published.
     """
     deadline = time.monotonic() + timeout_seconds
+    has_agreed = False
     try:
         if is_over():
             raise GroupChanged
@@ -73,6 +79,7 @@ def await_all(
         while missing := member.missing(store, incarnation):
             if is_over():
                 raise GroupChanged
+            has_agreed = has_agreed or metadata.check_agreed(store, member.rank, member.manifest)
             if time.monotonic() > deadline:
                 raise GroupError(describe_missing(missing, member.world_size, timeout_seconds))
             time.sleep(ARRIVAL_POLL_SECONDS)

@@ -5,6 +5,9 @@ A group's incarnations are counted from 0 under the key ``incarnation``. At each
 that is new and finds its slot taken replaces a lost one: it moves the group on to the next
 incarnation. The others see the counter move, and follow. Every step is one compare-and-set, so
 processes that act at once agree, whatever their order.
+
+An incarnation is formed once all have arrived with weights of one manifest, whose SHA-256 is part
+of an arrival's key.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ class Member:
         self.rank = rank
         self.world_size = world_size
         self.id = uuid.uuid4().hex
+        self.manifest = ""
+        """SHA-256 of the manifest whose weights it holds; empty: of none yet."""
         self._joined = -1
 
     @property
@@ -83,11 +88,12 @@ class Member:
         store.set(self.arrival_keys(incarnation)[self.rank], words)
 
     def arrival_keys(self, incarnation: int) -> dict[int, str]:
-        """Give the key of each rank's arrival at ``incarnation``."""
-        return {rank: f"inc/{incarnation}/arrived/{rank}" for rank in range(self.world_size)}
+        """Give the key of each rank's arrival at ``incarnation`` with this rank's manifest."""
+        prefix = f"inc/{incarnation}/arrived/{self.manifest}"
+        return {rank: f"{prefix}/{rank}" for rank in range(self.world_size)}
 
     def missing(self, store: Store, incarnation: int) -> list[int]:
-        """Give the ranks that have not arrived at ``incarnation`` yet."""
+        """Give the ranks that have not arrived at ``incarnation`` with this rank's manifest."""
         keys = self.arrival_keys(incarnation)
         if store.check(list(keys.values())):
             return []

@@ -133,7 +133,7 @@ def _sharing(config: ModelLoadConfig) -> Sharing | None:
 
 def _obtain_manifest(layout: ObjectStore, store: Store | None, config: ModelLoadConfig) -> Manifest:
     if store is not None and config.rank > 0:
-        return metadata.await_manifest(lambda: store, TIMEOUT_SECONDS)
+        return metadata.await_manifest(lambda: store, TIMEOUT_SECONDS).manifest
     manifest = read_manifest(layout, within_seconds=config.deadline_seconds)
     if store is not None:
         metadata.broadcast(store, manifest.to_bytes())

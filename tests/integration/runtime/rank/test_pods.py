@@ -12,7 +12,7 @@ import torch
 from shardedmodel_runtime.loading.cache import WORTH_SHARING_BYTES
 from shardedmodel_runtime.rank.shared_memory import PREFIX, ROOT
 from tests.builders_pods import PodGroup, eventually
-from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
+from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
 from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration
@@ -113,6 +113,25 @@ def test_rank_0_comes_back_and_the_others_keep_their_weights(tmp_path: Path, run
     report = group.pods[0].report
     assert (report.incarnation, report.formed) == (1, True)
     assert report.ranks[1].bytes_read == layout.manifest.rank_bytes(1)
+
+
+def test_weights_of_two_manifests_never_form_a_group(tmp_path: Path, run: Run) -> None:
+    layout = write_layout(tmp_path / "latest", 2)
+    other = write_layout(tmp_path / "other", 2, small_model(rows=128))
+    group = run(layout)
+    group.wait_ready()
+    group.pods[0].kill_rank()
+    layout.folder.rename(tmp_path / "former")
+    other.folder.rename(layout.folder)
+    group.start(0)
+    code, failure = group.pods[1].failure()
+    assert (code, failure.reason) == (7, "GroupError")
+    assert "the layout was replaced while the group ran" in failure.message
+    group.start(1)
+    group.wait_ready()
+    assert [rank.bytes for rank in group.ranks()] == [
+        other.manifest.rank_bytes(rank) for rank in range(2)
+    ]
 
 
 def test_a_killed_rank_is_explained_in_the_termination_log(tmp_path: Path, run: Run) -> None:

@@ -89,6 +89,15 @@ def test_an_arrival_counts_for_its_own_incarnation() -> None:
     assert member.missing(store, 1) == [0]
 
 
+def test_a_rank_that_arrived_with_another_manifest_is_missing() -> None:
+    store = HashStore()
+    members = joined(store, 2)
+    for member, manifest in zip(members, ("new", "old"), strict=True):
+        member.manifest = manifest
+        member.arrive(store, 0, "here")
+    assert [member.missing(store, 0) for member in members] == [[1], [0]]
+
+
 def test_lost_ranks_are_told_to_all() -> None:
     store = HashStore()
     write_lost(store, [1, 3])

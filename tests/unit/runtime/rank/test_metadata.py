@@ -47,4 +47,26 @@ def test_a_rank_waits_through_the_loss_of_the_store(tmp_path: Path) -> None:
             raise DistError("connection was closed")
         return store
 
-    assert metadata.await_manifest(connect, 5) == manifest
+    assert metadata.await_manifest(connect, 5).manifest == manifest
+
+
+def test_what_a_rank_takes_has_the_digest_that_rank_0_published(tmp_path: Path) -> None:
+    store = HashStore()
+    published = metadata.broadcast(store, write_layout(tmp_path).manifest.to_bytes())
+    assert metadata.await_manifest(lambda: store, 5).sha256 == published
+
+
+def test_nothing_is_agreed_before_rank_0_has_published() -> None:
+    assert not metadata.check_agreed(HashStore(), 1, "")
+
+
+def test_a_rank_that_holds_what_rank_0_published_agrees() -> None:
+    store = HashStore()
+    assert metadata.check_agreed(store, 1, metadata.broadcast(store, b"manifest"))
+
+
+def test_a_rank_that_holds_another_manifest_is_told_what_to_do() -> None:
+    store = HashStore()
+    metadata.broadcast(store, b"manifest")
+    with pytest.raises(GroupError, match=r"rank 1: holds .* the layout was replaced .* start"):
+        metadata.check_agreed(store, 1, "0" * 64)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from shardedmodel_runtime.errors import GroupError
+from shardedmodel_runtime.rank import group, metadata
+from shardedmodel_runtime.rank.incarnations import Member
+
+
+def member(store: HashStore, rank: int, manifest: str) -> Member:
+    """A rank of two that has joined with weights of a manifest."""
+    joined = Member(rank, 2)
+    joined.join(store)
+    joined.manifest = manifest
+    return joined
+
+
+def arrive(store: HashStore, one: Member, timeout_seconds: float) -> None:
+    group.await_all(one, store, 0, "here", lambda: False, timeout_seconds)
+
+
+def test_a_rank_that_holds_another_manifest_than_rank_0_gives_up() -> None:
+    store = HashStore()
+    member(store, 0, metadata.broadcast(store, b"new")).arrive(store, 0, "here")
+    with pytest.raises(GroupError, match=r"rank 1: holds weights of the manifest .* old-digest"):
+        arrive(store, member(store, 1, "old-digest"), timeout_seconds=60)
+
+
+def test_rank_0_waits_for_the_rank_that_holds_another_manifest() -> None:
+    store = HashStore()
+    first = member(store, 0, metadata.broadcast(store, b"new"))
+    member(store, 1, "old-digest").arrive(store, 0, "here")
+    with pytest.raises(GroupError, match="1 of 2 ranks are missing after 0 s: 1"):
+        arrive(store, first, timeout_seconds=0.1)
+
+
+def test_ranks_that_hold_one_manifest_are_all_there() -> None:
+    store = HashStore()
+    manifest = metadata.broadcast(store, b"new")
+    member(store, 1, manifest).arrive(store, 0, "here")
+    arrive(store, member(store, 0, manifest), timeout_seconds=60)
