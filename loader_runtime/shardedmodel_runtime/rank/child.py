@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -20,6 +20,8 @@ from shardedmodel_runtime.report import Failure, RankReport
 
 logger = logging.getLogger(__name__)
 
+Process = subprocess.Popen[bytes]
+
 SILENCE_SECONDS = 60.0
 """A rank that said nothing for so long does not live: 120 reports are missing, which a busy node
 does not explain, but a deadlock does."""
@@ -29,8 +31,8 @@ LAST_WORDS_SECONDS = 2.0
 """Between a rank's failure and its end: a read that hangs or a group whose peers are dead may keep
 it from ending, and a rank that ended may have words in the pipe."""
 KILL_SECONDS = 1.0
-"""For SIGKILL to end a process; one that the kernel holds, in a read of a dead file system, does
-not end, and must not keep its supervisor."""
+"""For SIGKILL to end processes, however many; one that the kernel holds, in a read of a dead file
+system, does not end, and must not keep its supervisor."""
 SIGNAL_EXIT_CODE = 128
 """What shells, and the kubelet, add to the number of the signal that ended a process."""
 
@@ -75,7 +77,7 @@ class Child:
     def failure(self) -> tuple[Failure | None, int]:
         """Say how the process ended, once it has; see ``describe_end``."""
         if self.process.poll() is None:
-            kill(self.process)
+            kill([self.process])
         self._reader.join(LAST_WORDS_SECONDS)
         status = self.process.poll()
         return describe_end(self.message, -signal.SIGKILL if status is None else status)
@@ -157,13 +159,24 @@ def describe_end(message: RankMessage, status: int) -> tuple[Failure | None, int
     return Failure(reason="RankKilled", message=text, retryable=True), code
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and take its exit status, unless the kernel holds it."""
-    process.kill()
-    try:
-        process.wait(KILL_SECONDS)
-    except subprocess.TimeoutExpired:
+def kill(processes: Sequence[Process]) -> None:
+    """Kill processes at once and take their exit statuses, unless the kernel holds them."""
+    for process in processes:
+        process.kill()
+    for process in outlasting(processes, KILL_SECONDS):
         logger.error("process %d does not end by SIGKILL; it is left behind", process.pid)
+
+
+def outlasting(processes: Iterable[Process], seconds: float) -> list[Process]:
+    """Wait so long for all processes together; give those that have not ended then."""
+    deadline = time.monotonic() + seconds
+    left = []
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            left.append(process)
+    return left
 
 
 def _name_of(number: int) -> str:

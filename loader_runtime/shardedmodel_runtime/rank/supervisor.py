@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.init import is_init
-from shardedmodel_runtime.rank.child import Child, kill, spawn
+from shardedmodel_runtime.rank.child import Child, Process, kill, outlasting, spawn
 from shardedmodel_runtime.rank.metrics import render
 from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.rank.options import Place, RankOptions
@@ -30,7 +29,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 """How soon a child's death or a signal is noticed."""
 GRACE_SECONDS = 3.0
-"""Between SIGTERM and SIGKILL: a pod ends within five seconds, whatever its ranks do."""
+"""Between SIGTERM and SIGKILL: with ``KILL_SECONDS`` after it a pod ends within five seconds,
+whatever its ranks do and however many they are."""
 
 
 class Supervisor:
@@ -185,16 +185,11 @@ def merge_reports(options: RankOptions, children: list[Child]) -> GroupReport:
     return GroupReport(layout_hash=options.layout_hash, world_size=options.world_size, ranks=own)
 
 
-def end_all(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End processes within ``GRACE_SECONDS``, kindly first."""
+def end_all(processes: Sequence[Process]) -> None:
+    """End processes within ``GRACE_SECONDS`` and ``KILL_SECONDS``, kindly first."""
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            kill(process)
+    kill(outlasting(processes, GRACE_SECONDS))
 
 
 def reap_orphans(known: set[int]) -> None:

@@ -39,7 +39,7 @@ def test_a_process_that_the_kernel_holds_is_left_behind(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(child, "KILL_SECONDS", 0.01)
     process = Held([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-    child.kill(process)
+    child.kill([process])
     assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

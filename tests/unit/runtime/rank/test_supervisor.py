@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from shardedmodel_runtime.errors import ChecksumMismatch
 from shardedmodel_runtime.rank import child as child_module
 from shardedmodel_runtime.rank import supervisor
-from shardedmodel_runtime.rank.child import Child
+from shardedmodel_runtime.rank.child import Child, Process
 from shardedmodel_runtime.rank.options import Place, RankOptions
 from shardedmodel_runtime.rank.pipe import RankMessage
 from shardedmodel_runtime.rank.supervisor import Supervisor, group_environment, merge_reports
@@ -168,6 +169,41 @@ def test_a_process_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatc
         process.stdout.readline()
         supervisor.end_all([process])
     assert process.returncode == -9
+
+
+class Clock:
+    """A clock that goes on only while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class HeldByTheKernel:
+    """A process that no signal ends."""
+
+    pid = 1
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def terminate(self) -> None:
+        """It is not taken."""
+
+    kill = terminate
+
+    def wait(self, timeout: float) -> int:
+        self._clock.now += timeout
+        raise subprocess.TimeoutExpired("rank", timeout)
+
+
+def test_processes_that_never_end_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(child_module, "time", clock)
+    supervisor.end_all([cast(Process, HeldByTheKernel(clock)) for _ in range(8)])
+    assert clock.now < 5
 
 
 def test_a_process_that_takes_sigterm_ends_by_it() -> None:
