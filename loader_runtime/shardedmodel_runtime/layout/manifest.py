@@ -164,7 +164,8 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
     Args:
         store: where the layout is.
         within_seconds: how long to wait for a store that answers slowly, or byte by byte; None: as
-            long as the store's own retries take.
+            long as the store's own retries take. Checking what came is not cut short: it takes as
+            long as the manifest is large, whatever the store does.
 
     Raises:
         Unavailable: it did not come in time, or the store kept failing.
@@ -211,7 +212,7 @@ def _in_time(read: Callable[[], bytes], where: str, seconds: float | None) -> by
         result = ended.get(timeout=seconds)
     except Empty:
         raise Unavailable(
-            f"{where}: did not come within the deadline of {seconds:g} s; "
+            f"{where}: did not come within the {seconds:g} s that its deadline left; "
             "raise deadline_seconds or look at the store's speed"
         ) from None
     if isinstance(result, Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -121,6 +122,14 @@ class ModelLoadConfig(Options):
         """The layout's name; see ``layout_hash_of``."""
         return layout_hash_of(self.layout)
 
+    def deadline_from_now(self) -> float | None:
+        """Give the ``time.monotonic()`` by which a load that begins now has to end; None: never.
+
+        It is asked for once: what a load does first leaves the rest less time.
+        """
+        limit = self.deadline_seconds
+        return None if limit is None else time.monotonic() + limit
+
     @model_validator(mode="after")
     def _cache_holds_what_was_verified(self) -> Self:
         if self.cache and not self.verify:
@@ -138,6 +147,11 @@ class ModelLoadConfig(Options):
         if self.rank >= self.world_size:
             raise ValueError(f"rank {self.rank} is not in [0, {self.world_size}), the world_size")
         return self
+
+
+def seconds_until(deadline: float | None) -> float | None:
+    """Give what is left of a deadline, 0 once it has passed; None where there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def layout_hash_of(uri: str) -> str:

@@ -13,7 +13,7 @@ from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import arena_maker, choose_device
 from shardedmodel_runtime.loading.cache import NodeCache
-from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
 from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.hedging import AT_ONCE
 from shardedmodel_runtime.loading.landings import await_landed
@@ -115,7 +115,11 @@ class DistributedCheckpointLoader:
         return self._cache.error
 
     def load(
-        self, manifest: Manifest | None = None, *, into: LoadedShard | None = None
+        self,
+        manifest: Manifest | None = None,
+        *,
+        into: LoadedShard | None = None,
+        deadline: float | None = None,
     ) -> LoadedShard:
         """Load the rank's objects.
 
@@ -124,6 +128,8 @@ class DistributedCheckpointLoader:
             into: an earlier load of a layout that is cut alike, whose memory is used again:
                 new weights come into the tensors that a model holds, and no memory is asked for.
                 When the load fails, what those tensors hold is undefined.
+            deadline: ``time.monotonic()`` by which it has to end, where it began with what is done
+                already; None: ``config.deadline_seconds`` from now.
 
         Raises:
             ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` is
@@ -134,9 +140,8 @@ class DistributedCheckpointLoader:
             Unavailable: the store kept failing, the deadline passed, or reads of a load that
                 failed may still write into the memory of ``into``.
         """
-        limit = self.config.deadline_seconds
-        deadline = limit and time.monotonic() + limit
-        manifest = manifest or read_manifest(self._store, within_seconds=limit)
+        deadline = self.config.deadline_from_now() if deadline is None else deadline
+        manifest = manifest or read_manifest(self._store, within_seconds=seconds_until(deadline))
         _check_world_size(manifest, self.config)
         self._before = (self._store.bytes_read, self._store.retries)
         self.progress = Progress()  # threads of an earlier load that failed may still count
@@ -144,7 +149,7 @@ class DistributedCheckpointLoader:
         began = time.perf_counter()
         items = manifest.objects_of(self.config.rank)
         if self._sharing is not None:
-            self._sharing.form(manifest)
+            self._sharing.form(manifest, deadline)
         held = {} if into is None else _held(items, into, self.config.rank, self.device)
         arenas = self._gatherer(manifest, held, deadline).gather(items)
         for arena in arenas:

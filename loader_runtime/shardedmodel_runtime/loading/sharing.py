@@ -7,6 +7,7 @@ return alone while the others hold their weights, read by themselves.
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import torch
@@ -15,6 +16,9 @@ import torch.distributed as dist
 from shardedmodel_runtime.errors import GroupError, excerpt
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
+
+LEAST_WAIT = timedelta(milliseconds=1)
+"""For a part once the deadline has passed: torch takes 0 for no limit."""
 
 
 def own_part(item: LayoutObject, rank: int) -> range:
@@ -29,16 +33,24 @@ class Sharing:
 
     Args:
         rank: of torch's default process group.
-        timeout_seconds: longest time that a part is waited for; None: the group's own.
+        timeout_seconds: longest time that a part is waited for where a load has no deadline of its
+            own; None: the group's own.
     """
 
     def __init__(self, rank: int, timeout_seconds: float | None = None) -> None:
         self._rank = rank
         self._timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
+        self._deadline: float | None = None
         self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
 
-    def form(self, manifest: Manifest) -> None:
-        """Form a group for each set of ranks that hold an object; all ranks have to do it."""
+    def form(self, manifest: Manifest, deadline: float | None) -> None:
+        """Form a group for each set of ranks that hold an object; all ranks have to do it.
+
+        Args:
+            manifest: says which they are.
+            deadline: ``time.monotonic()`` after which no part is waited for; None: none.
+        """
+        self._deadline = deadline
         for ranks in sorted({tuple(item.ranks) for item in manifest.objects}):
             if len(ranks) > 1:
                 self._groups[ranks] = dist.new_group(list(ranks), timeout=self._timeout)
@@ -56,7 +68,7 @@ class Sharing:
             block_bytes: of the layout.
 
         Raises:
-            GroupError: a rank did not give its part.
+            GroupError: a rank did not give its part, or not before the deadline.
         """
         if len(item.ranks) == 1:
             return
@@ -65,8 +77,18 @@ class Sharing:
             piece = tensor[part.start * block_bytes : part.stop * block_bytes]
             try:
                 if part:
-                    dist.broadcast(piece, giver, group=self._groups[tuple(item.ranks)])
+                    self._broadcast(piece, giver, self._groups[tuple(item.ranks)])
             except RuntimeError as error:  # torch's own: gloo and NCCL raise nothing narrower
                 raise GroupError(
                     f"rank {giver} did not give its part of {item.key}: {excerpt(str(error))}"
                 ) from error
+
+    def _broadcast(self, piece: torch.Tensor, giver: int, group: dist.ProcessGroup) -> None:
+        """Give or take one part, within what is left of the deadline."""
+        if self._deadline is None:
+            dist.broadcast(piece, giver, group=group)
+            return
+        work = dist.broadcast(piece, giver, group=group, async_op=True)
+        left = timedelta(seconds=self._deadline - time.monotonic())
+        if work is not None:  # this rank is in the group
+            work.wait(max(left, LEAST_WAIT))

@@ -18,7 +18,7 @@ from typing import Self
 
 from shardedmodel_runtime.errors import GroupError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
-from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
 from shardedmodel_runtime.loading.loader import (
     DistributedCheckpointLoader,
     LoadedShard,
@@ -121,7 +121,7 @@ class ModelDistributor:
         """Load this rank's shard; peers may still be missing.
 
         Raises:
-            GroupError: rank 0 was not there in time.
+            GroupError: rank 0 was not there, or did not publish the manifest, in time.
             LayoutError: there is no layout, or its bytes are wrong.
             StorageError: the store refused or failed.
         """
@@ -129,9 +129,10 @@ class ModelDistributor:
         with self._status.phase("join"):
             self._membership.wait_joined()
         with self._status.phase("metadata"):
-            manifest = self._obtain_manifest()
+            deadline = self.config.deadline_from_now()
+            manifest = self._obtain_manifest(seconds_until(deadline))
         self._status.update(state="loading")
-        shard = self._loader.load(manifest)
+        shard = self._loader.load(manifest, deadline=deadline)
         self._status.add_phases(shard.report.phase_seconds)
         self._status.update(state="loaded", seconds=shard.report.seconds, loaded_at=time.time())
         return shard
@@ -232,12 +233,13 @@ class ModelDistributor:
             and self._membership.is_whole
         )
 
-    def _obtain_manifest(self) -> Manifest:
+    def _obtain_manifest(self, within_seconds: float | None) -> Manifest:
         if self._server is None:
-            agreed = metadata.await_manifest(self._connect, self._timeout)
+            limits = [self._timeout] if within_seconds is None else [self._timeout, within_seconds]
+            agreed = metadata.await_manifest(self._connect, min(limits))
             self._member.manifest = agreed.sha256
             return agreed.manifest
-        manifest = read_manifest(self._layout, within_seconds=self.config.deadline_seconds)
+        manifest = read_manifest(self._layout, within_seconds=within_seconds)
         self._member.manifest = metadata.broadcast(self._server, manifest.to_bytes())
         return manifest
 
@@ -265,8 +267,8 @@ class ModelDistributor:
         except DistError as error:
             raise group.GroupChanged from error
 
-    def _connect(self) -> Store:
-        return connect(self._address, self._timeout, self._stopping)
+    def _connect(self, within_seconds: float) -> Store:
+        return connect(self._address, within_seconds, self._stopping)
 
     def _context(self, shard: LoadedShard) -> RankContext:
         return RankContext(

@@ -20,7 +20,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from shardedmodel_runtime.errors import ConfigurationError, GroupError, excerpt
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
-from shardedmodel_runtime.loading.config import MAX_WORLD_SIZE, ModelLoadConfig, Options
+from shardedmodel_runtime.loading.config import (
+    MAX_WORLD_SIZE,
+    ModelLoadConfig,
+    Options,
+    seconds_until,
+)
 from shardedmodel_runtime.loading.loader import (
     DistributedCheckpointLoader,
     LoadedShard,
@@ -87,7 +92,10 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
         backend = choose_backend("auto", loader.device)
         store = _join(config, backend, claim(loader.device))
-        shard = loader.load(_obtain_manifest(layout, store, config))
+        # Ranks have met, so from here on the slowest to start takes nothing from a load's time.
+        deadline = config.deadline_from_now()
+        manifest = _obtain_manifest(layout, store, config.rank, deadline)
+        shard = loader.load(manifest, deadline=deadline)
     own = _report(loader, shard)
     patience = config.deadline_seconds or TIMEOUT_SECONDS
     reports = [own] if store is None else exchange(store, own, config.world_size, patience)
@@ -131,10 +139,14 @@ def _sharing(config: ModelLoadConfig) -> Sharing | None:
     return Sharing(config.rank, config.deadline_seconds)
 
 
-def _obtain_manifest(layout: ObjectStore, store: Store | None, config: ModelLoadConfig) -> Manifest:
-    if store is not None and config.rank > 0:
-        return metadata.await_manifest(lambda: store, TIMEOUT_SECONDS).manifest
-    manifest = read_manifest(layout, within_seconds=config.deadline_seconds)
+def _obtain_manifest(
+    layout: ObjectStore, store: Store | None, rank: int, deadline: float | None
+) -> Manifest:
+    left = seconds_until(deadline)
+    if store is not None and rank > 0:
+        patience = TIMEOUT_SECONDS if left is None else left
+        return metadata.await_manifest(lambda _: store, patience).manifest
+    manifest = read_manifest(layout, within_seconds=left)
     if store is not None:
         metadata.broadcast(store, manifest.to_bytes())
     return manifest

@@ -80,22 +80,23 @@ def receive(store: Store) -> bytes | None:
     return data
 
 
-def await_manifest(connect: Callable[[], Store], timeout_seconds: float) -> Agreed:
+def await_manifest(connect: Callable[[float], Store], timeout_seconds: float) -> Agreed:
     """Wait until rank 0 has published the manifest, and take it.
 
     Args:
-        connect: connects to the store, which may go away and come back meanwhile.
+        connect: connects to the store, which may go away and come back meanwhile, within the
+            seconds that it is given.
         timeout_seconds: how long to wait.
 
     Raises:
         GroupError: it did not come in time.
         LayoutError: it is no manifest.
     """
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
+    until = time.monotonic() + timeout_seconds
+    while (left := until - time.monotonic()) > 0:
         try:
-            store = connect()
-            while time.monotonic() < deadline:
+            store = connect(left)
+            while time.monotonic() < until:
                 data = receive(store)
                 if data is not None:
                     return Agreed(Manifest.parse(data), hashlib.sha256(data).hexdigest())

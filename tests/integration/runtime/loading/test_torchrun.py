@@ -26,10 +26,19 @@ from shardedmodel_runtime.cli import main
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
 
 if os.environ["RANK"] == "1":
-    DistributedCheckpointLoader.load = lambda *arguments: time.sleep(600)
+    DistributedCheckpointLoader.load = lambda *arguments, **options: time.sleep(600)
 sys.exit(main())
 """
 """The command, whose rank 1 sleeps instead of loading."""
+RANK_0_READS_FOR_EVER = """
+import sys, time
+from shardedmodel_runtime.cli import main
+from shardedmodel_runtime.rank import launch
+
+launch.read_manifest = lambda *arguments, **options: time.sleep(600)
+sys.exit(main())
+"""
+"""The command, whose rank 0 never has the manifest."""
 
 
 def torchrun(
@@ -86,3 +95,14 @@ def test_a_rank_that_hangs_is_named_once_a_load_may_take_no_longer(tmp_path: Pat
     done = torchrun(2, str(script), "load", layout.uri, "--deadline-seconds", "2")
     assert done.returncode != 0
     assert "GroupError: 1 of 2 ranks have not loaded 2 s after rank 0: 1;" in done.stderr
+
+
+def test_a_manifest_that_never_comes_is_waited_for_as_long_as_a_load_may_take(
+    tmp_path: Path,
+) -> None:
+    layout = write_layout(tmp_path, 2)
+    script = tmp_path / "reading.py"
+    script.write_text(RANK_0_READS_FOR_EVER)
+    done = torchrun(2, str(script), "load", layout.uri, "--deadline-seconds", "2")
+    assert done.returncode != 0
+    assert "GroupError: rank 0 did not publish the layout's manifest within 2 s" in done.stderr

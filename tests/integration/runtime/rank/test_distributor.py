@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from shardedmodel_runtime.errors import GroupError
+from shardedmodel_runtime.errors import GroupError, Unavailable
+from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank import distributor as distributor_module
 from shardedmodel_runtime.rank import group, membership
 from shardedmodel_runtime.rank.distributor import FORM_ATTEMPTS, ModelDistributor
 from shardedmodel_runtime.rank.entrypoint import RankContext
@@ -21,6 +24,7 @@ from shardedmodel_runtime.rank.incarnations import Member
 from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.rank.options import Place
 from shardedmodel_runtime.rank.store import Store, connect
+from shardedmodel_runtime.storage.local import LocalStore
 from tests.builders_pods import eventually, free_port
 from tests.builders_rank_layout import Layout, raw, write_layout
 
@@ -33,9 +37,12 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
     return free_port()
 
 
-def distributor(layout: Layout, port: int, rank: int = 0, timeout: float = 30) -> ModelDistributor:
+def distributor(
+    layout: Layout, port: int, rank: int = 0, timeout: float = 30, **values: Any
+) -> ModelDistributor:
+    world_size = layout.manifest.world_size
     config = ModelLoadConfig(
-        layout=layout.uri, world_size=layout.manifest.world_size, rank=rank, device="cpu"
+        layout=layout.uri, world_size=world_size, rank=rank, device="cpu", **values
     )
     place = Place(pod=f"model-{rank}", master_port=port)
     return ModelDistributor(config, place=place, join_timeout_seconds=timeout)
@@ -103,6 +110,34 @@ def test_a_missing_rank_0_is_named(tmp_path: Path, port: int) -> None:
     with (
         distributor(write_layout(tmp_path, 2), port, rank=1, timeout=0.1) as rank,
         pytest.raises(GroupError, match=f"rank 0 is missing: its store at 127.0.0.1:{port}"),
+    ):
+        rank.load()
+
+
+def test_what_the_manifest_took_is_not_given_to_the_load_again(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path, 1)
+
+    def late(*_: object, **options: object) -> Manifest:
+        time.sleep(0.3)
+        return layout.manifest
+
+    monkeypatch.setattr(distributor_module, "read_manifest", late)
+    monkeypatch.setattr(LocalStore, "read_range", lambda *_, **options: time.sleep(0.1))
+    with (
+        distributor(layout, port, map_files=False, deadline_seconds=0.25) as rank,
+        pytest.raises(Unavailable, match="did not end within its deadline"),
+    ):
+        rank.load()
+
+
+def test_a_rank_waits_for_the_manifest_until_its_deadline(tmp_path: Path, port: int) -> None:
+    layout = write_layout(tmp_path, 2)
+    with (
+        distributor(layout, port),
+        distributor(layout, port, rank=1, timeout=600, deadline_seconds=0.5) as rank,
+        pytest.raises(GroupError, match="rank 0 did not publish the layout's manifest within 0 s"),
     ):
         rank.load()
 

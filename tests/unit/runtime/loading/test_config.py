@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from shardedmodel_runtime.errors import ConfigurationError
-from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
 
 
 def config(**values: Any) -> ModelLoadConfig:
@@ -35,6 +36,20 @@ def test_a_wrong_or_unknown_field_is_named_with_its_value(field: str, value: obj
     with pytest.raises(ConfigurationError) as error:
         config(**{field: value})
     assert error.value.message.startswith(f"{field}: {value!r}: ")
+
+
+def test_without_a_limit_a_load_has_no_deadline() -> None:
+    assert seconds_until(config().deadline_from_now()) is None
+
+
+def test_a_deadline_leaves_what_has_not_passed_of_it() -> None:
+    left = seconds_until(config(deadline_seconds=60).deadline_from_now())
+    assert left is not None
+    assert 0 < left <= 60
+
+
+def test_a_deadline_that_has_passed_leaves_nothing() -> None:
+    assert seconds_until(time.monotonic() - 1) == 0
 
 
 def test_a_rank_outside_its_group_is_refused() -> None:

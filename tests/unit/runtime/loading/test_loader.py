@@ -236,6 +236,15 @@ def test_a_load_that_misses_its_deadline_fails(
         load(config(layout, deadline_seconds=1e-9))
 
 
+def test_a_load_whose_deadline_passed_before_it_began_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path, 1)
+    monkeypatch.setattr(LocalStore, "read_range", lambda *_, **options: time.sleep(0.1))
+    with pytest.raises(Unavailable, match="deadline"):
+        DistributedCheckpointLoader(config(layout)).load(deadline=time.monotonic() - 1)
+
+
 def test_phases_divide_the_wall_time_of_the_load(tmp_path: Path) -> None:
     report = load(config(write_layout(tmp_path, 1))).report
     assert sum(report.phase_seconds.values()) == pytest.approx(report.seconds)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, Gr
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
-from shardedmodel_runtime.loading.sharing import Sharing, own_part
+from shardedmodel_runtime.loading.sharing import LEAST_WAIT, Sharing, own_part
 from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
 
 
@@ -27,7 +29,7 @@ class Peers(Sharing):
         self._layout = layout
         self._spoils = spoils
 
-    def form(self, manifest: object) -> None:
+    def form(self, manifest: object, deadline: object) -> None:
         """There is no group."""
 
     def exchange(self, item: LayoutObject, tensor: torch.Tensor, block_bytes: int) -> None:
@@ -105,6 +107,48 @@ def test_a_peer_that_gives_nothing_is_named(
     monkeypatch.setattr(dist, "broadcast", broadcast)
     with pytest.raises(GroupError, match=r"rank 0 did not give its part of common/.*Timed out"):
         load(layout, Sharing(0))
+
+
+class Part:
+    """A part that is on its way, and how long it was waited for."""
+
+    def __init__(self, waits: list[timedelta]) -> None:
+        self._waits = waits
+
+    def wait(self, timeout: timedelta) -> None:
+        self._waits.append(timeout)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[timedelta]:
+    """How long each part was waited for, in a group that gives nothing."""
+    seen: list[timedelta] = []
+    monkeypatch.setattr(dist, "new_group", lambda ranks, timeout: None)
+    monkeypatch.setattr(dist, "broadcast", lambda *_, **options: Part(seen))
+    return seen
+
+
+def share_both(layout: Layout, deadline: float) -> None:
+    """Exchange what both ranks hold."""
+    both = layout.manifest.objects_of(0)[1]
+    sharing = Sharing(0)
+    sharing.form(layout.manifest, deadline)
+    sharing.exchange(both, torch.zeros(both.bytes, dtype=torch.uint8), BLOCK_BYTES)
+
+
+def test_each_part_is_waited_for_as_long_as_the_parts_before_it_left(
+    layout: Layout, waits: list[timedelta]
+) -> None:
+    share_both(layout, time.monotonic() + 60)
+    first, second = waits
+    assert timedelta(0) < second < first <= timedelta(seconds=60)
+
+
+def test_a_part_after_the_deadline_is_not_waited_for_without_limit(
+    layout: Layout, waits: list[timedelta]
+) -> None:
+    share_both(layout, time.monotonic() - 1)
+    assert set(waits) == {LEAST_WAIT}
 
 
 def test_without_a_group_nothing_is_shared(layout: Layout) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from torch.distributed import DistError, HashStore  # type: ignore[attr-defined]
 
-from shardedmodel_runtime.errors import ConfigurationError, GroupError
+from shardedmodel_runtime.errors import ConfigurationError, GroupError, Unavailable
+from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank import launch
 from shardedmodel_runtime.rank.launch import Launch, exchange, load_group
 from shardedmodel_runtime.report import RankReport
+from shardedmodel_runtime.storage.local import LocalStore
 from tests.builders_rank_layout import raw, write_layout
 
 
@@ -53,6 +57,24 @@ def test_a_group_whose_store_goes_away_ends_in_its_own_error() -> None:
 
     with pytest.raises(GroupError, match="the group fell apart: Broken pipe"):
         exchange(Gone(), RankReport(rank=0, state="ready"), 2, patience_seconds=1)
+
+
+def test_what_the_manifest_took_is_not_given_to_the_load_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path, 1)
+
+    def late(*_: object, **options: object) -> Manifest:
+        time.sleep(0.3)
+        return layout.manifest
+
+    monkeypatch.setattr(launch, "read_manifest", late)
+    monkeypatch.setattr(LocalStore, "read_range", lambda *_, **options: time.sleep(0.1))
+    config = ModelLoadConfig(
+        layout=layout.uri, device="cpu", map_files=False, deadline_seconds=0.25
+    )
+    with pytest.raises(Unavailable, match="did not end within its deadline"):
+        load_group(config)
 
 
 def test_a_rank_that_is_alone_needs_no_group(tmp_path: Path) -> None:

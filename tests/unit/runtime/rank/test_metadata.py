@@ -32,7 +32,7 @@ def test_bytes_that_changed_on_the_way_are_refused() -> None:
 
 def test_a_manifest_that_never_comes_is_a_group_error() -> None:
     with pytest.raises(GroupError, match="did not publish"):
-        metadata.await_manifest(HashStore, 0.15)
+        metadata.await_manifest(lambda _: HashStore(), 0.15)
 
 
 def test_a_rank_waits_through_the_loss_of_the_store(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_rank_waits_through_the_loss_of_the_store(tmp_path: Path) -> None:
     metadata.broadcast(back, manifest.to_bytes())
     answers = iter([None, back])
 
-    def connect() -> Store:
+    def connect(seconds: float) -> Store:
         store = next(answers)
         if store is None:
             raise DistError("connection was closed")
@@ -53,7 +53,7 @@ def test_a_rank_waits_through_the_loss_of_the_store(tmp_path: Path) -> None:
 def test_what_a_rank_takes_has_the_digest_that_rank_0_published(tmp_path: Path) -> None:
     store = HashStore()
     published = metadata.broadcast(store, write_layout(tmp_path).manifest.to_bytes())
-    assert metadata.await_manifest(lambda: store, 5).sha256 == published
+    assert metadata.await_manifest(lambda _: store, 5).sha256 == published
 
 
 def test_nothing_is_agreed_before_rank_0_has_published() -> None:
