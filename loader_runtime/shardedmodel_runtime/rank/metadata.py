@@ -20,7 +20,7 @@ CHUNK_BYTES = 1024 * 1024
 """Bytes of one value in the store: torch's store drops the connection on values of some tens of
 megabytes, which the manifests of large models are."""
 POLL_SECONDS = 0.1
-"""Between two looks whether rank 0 has published the manifest."""
+"""Between two looks whether rank 0 has published the manifest, and two attempts to look."""
 _KEY = "manifest"
 _SHOWN_DIGITS = 12
 """Of a digest in a message: enough to tell two manifests apart."""
@@ -102,7 +102,9 @@ def await_manifest(connect: Callable[[float], Store], timeout_seconds: float) ->
                     return Agreed(Manifest.parse(data), hashlib.sha256(data).hexdigest())
                 time.sleep(POLL_SECONDS)
         except DistError:
-            continue  # rank 0 went away; the next attempt waits until it is back
+            # The store went away. A pod's next attempt waits until it is back; torchrun's store is
+            # what it is, and fails at once again.
+            time.sleep(POLL_SECONDS)
     raise GroupError(
         f"rank 0 did not publish the layout's manifest within {timeout_seconds:.0f} s; "
         "look at its pod"

@@ -50,6 +50,18 @@ def test_a_rank_waits_through_the_loss_of_the_store(tmp_path: Path) -> None:
     assert metadata.await_manifest(connect, 5).manifest == manifest
 
 
+def test_a_store_that_is_gone_is_not_asked_without_pause() -> None:
+    attempts: list[float] = []
+
+    def connect(seconds: float) -> Store:
+        attempts.append(seconds)
+        raise DistError("connection was closed")
+
+    with pytest.raises(GroupError, match="did not publish"):
+        metadata.await_manifest(connect, 0.25)
+    assert len(attempts) <= 3
+
+
 def test_what_a_rank_takes_has_the_digest_that_rank_0_published(tmp_path: Path) -> None:
     store = HashStore()
     published = metadata.broadcast(store, write_layout(tmp_path).manifest.to_bytes())
