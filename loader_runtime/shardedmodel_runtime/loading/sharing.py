@@ -8,10 +8,13 @@ return alone while the others hold their weights, read by themselves.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from shardedmodel_runtime.errors import GroupError, excerpt
 from shardedmodel_runtime.layout.manifest import Manifest
@@ -26,6 +29,14 @@ def own_part(item: LayoutObject, rank: int) -> range:
     count, place = len(item.ranks), item.ranks.index(rank)
     blocks = len(item.blocks)
     return range(blocks * place // count, blocks * (place + 1) // count)
+
+
+def drop(group: dist.ProcessGroup | None) -> None:
+    """End a process group without waiting for its peers, who may be dead; None: the default one."""
+    if dist.get_backend(group) == dist.Backend.NCCL:
+        distributed_c10d._abort_process_group(group)  # destroying it would wait for the dead
+    else:
+        dist.destroy_process_group(group)
 
 
 class Sharing:
@@ -46,14 +57,33 @@ class Sharing:
     def form(self, manifest: Manifest, deadline: float | None) -> None:
         """Form a group for each set of ranks that hold an object; all ranks have to do it.
 
+        Those of an earlier load are not used again: where it failed on some ranks, they would give
+        parts of that load. They end once all ranks are here, so that none still takes from them.
+
         Args:
             manifest: says which they are.
             deadline: ``time.monotonic()`` after which no part is waited for; None: none.
+
+        Raises:
+            GroupError: after an earlier load, a rank did not come to this one.
         """
         self._deadline = deadline
+        former, self._groups = self._groups, {}
         for ranks in sorted({tuple(item.ranks) for item in manifest.objects}):
             if len(ranks) > 1:
-                self._groups[ranks] = dist.new_group(list(ranks), timeout=self._timeout)
+                group = dist.new_group(list(ranks), timeout=self._timeout)
+                if self._rank in ranks:
+                    self._groups[ranks] = group
+        if former:
+            self._meet()
+        for group in former.values():
+            drop(group)
+
+    def _meet(self) -> None:
+        try:
+            self._run(dist.barrier)
+        except RuntimeError as error:  # torch's own, as below
+            raise GroupError(f"not all ranks began to load again: {excerpt(str(error))}") from error
 
     def own_part(self, item: LayoutObject) -> range:
         """Give the blocks of an object that this rank reads; see ``own_part``."""
@@ -77,18 +107,19 @@ class Sharing:
             piece = tensor[part.start * block_bytes : part.stop * block_bytes]
             try:
                 if part:
-                    self._broadcast(piece, giver, self._groups[tuple(item.ranks)])
+                    group = self._groups[tuple(item.ranks)]
+                    self._run(partial(dist.broadcast, piece, giver, group=group))
             except RuntimeError as error:  # torch's own: gloo and NCCL raise nothing narrower
                 raise GroupError(
                     f"rank {giver} did not give its part of {item.key}: {excerpt(str(error))}"
                 ) from error
 
-    def _broadcast(self, piece: torch.Tensor, giver: int, group: dist.ProcessGroup) -> None:
-        """Give or take one part, within what is left of the deadline."""
+    def _run(self, collective: Callable[..., dist.Work | None]) -> None:
+        """Run what ranks do together, within what is left of the deadline."""
         if self._deadline is None:
-            dist.broadcast(piece, giver, group=group)
+            collective()
             return
-        work = dist.broadcast(piece, giver, group=group, async_op=True)
+        work = collective(async_op=True)
         left = timedelta(seconds=self._deadline - time.monotonic())
         if work is not None:  # this rank is in the group
             work.wait(max(left, LEAST_WAIT))

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from shardedmodel_runtime.errors import GroupError, excerpt
+from shardedmodel_runtime.loading.sharing import drop
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.incarnations import Member
 from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
@@ -134,9 +135,5 @@ def form(
 
 def leave() -> None:
     """Drop the process group, if there is one; its peers may be dead already."""
-    if not dist.is_initialized():
-        return
-    if dist.get_backend() == dist.Backend.NCCL:
-        distributed_c10d._abort_process_group()  # destroying it would wait for the dead
-    else:
-        dist.destroy_process_group()
+    if dist.is_initialized():
+        drop(None)

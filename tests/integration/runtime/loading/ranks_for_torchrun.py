@@ -12,11 +12,14 @@ import sys
 
 import torch
 from safetensors.torch import load_file
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.dtensors import to_dtensors
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.rank.group import leave
 from shardedmodel_runtime.rank.launch import Launch, load_group
 
@@ -37,7 +40,18 @@ def main(layout: str, expected: str, *options: str) -> None:
         assert isinstance(tensors[name], DTensor)
         assert torch.equal(tensors[name].full_tensor(), whole), name
         assert tensors[name].to_local().data_ptr() == shard.state_dict[name].data_ptr()
+    if "share" in options:
+        load_again(config)
     leave()
+
+
+def load_again(config: ModelLoadConfig) -> None:
+    """Load twice more, as who follows a model's updates does; groups do not become more."""
+    loader = DistributedCheckpointLoader(config, sharing=Sharing(config.rank))
+    loader.load()
+    groups = len(distributed_c10d._world.pg_map)
+    loader.load()
+    assert len(distributed_c10d._world.pg_map) == groups
 
 
 if __name__ == "__main__":

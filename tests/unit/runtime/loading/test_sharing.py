@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,46 @@ def test_a_part_after_the_deadline_is_not_waited_for_without_limit(
 ) -> None:
     share_both(layout, time.monotonic() - 1)
     assert set(waits) == {LEAST_WAIT}
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The process groups that there are, named by numbers."""
+    alive: list[str] = []
+    numbers = count()
+
+    def new_group(ranks: list[int], timeout: object) -> str:
+        alive.append(str(next(numbers)))
+        return alive[-1]
+
+    monkeypatch.setattr(dist, "new_group", new_group)
+    monkeypatch.setattr(dist, "barrier", lambda: None)
+    monkeypatch.setattr(dist, "get_backend", lambda group: dist.Backend.GLOO)
+    monkeypatch.setattr(dist, "destroy_process_group", alive.remove)
+    return alive
+
+
+def form_twice(layout: Layout) -> None:
+    sharing = Sharing(0)
+    sharing.form(layout.manifest, None)
+    sharing.form(layout.manifest, None)
+
+
+def test_groups_of_an_earlier_load_end_with_the_next(layout: Layout, groups: list[str]) -> None:
+    form_twice(layout)
+    assert groups == ["1"]
+
+
+def test_groups_of_an_earlier_load_last_until_all_ranks_have_left_it(
+    layout: Layout, groups: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def barrier() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(dist, "barrier", barrier)
+    with pytest.raises(GroupError, match="not all ranks began to load again: Connection closed"):
+        form_twice(layout)
+    assert groups == ["0", "1"]
 
 
 def test_without_a_group_nothing_is_shared(layout: Layout) -> None:
