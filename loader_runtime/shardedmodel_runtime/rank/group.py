@@ -77,12 +77,14 @@ def await_all(
         if is_over():
             raise GroupChanged
         member.arrive(store, incarnation, words)
-        while missing := member.missing(store, incarnation):
+        while not member.are_all_here(store, incarnation):
             if is_over():
                 raise GroupChanged
             has_agreed = has_agreed or metadata.check_agreed(store, member.rank, member.manifest)
             if time.monotonic() > deadline:
-                raise GroupError(describe_missing(missing, member.world_size, timeout_seconds))
+                if missing := member.missing(store, incarnation):
+                    raise GroupError(describe_missing(missing, member.world_size, timeout_seconds))
+                return  # the last came just now, or went before it was counted
             time.sleep(ARRIVAL_POLL_SECONDS)
     except DistError as error:
         raise GroupChanged from error

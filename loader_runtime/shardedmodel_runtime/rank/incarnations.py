@@ -86,18 +86,32 @@ class Member:
             words: what whoever counts the arrivals shall know of this rank.
         """
         store.set(self.arrival_keys(incarnation)[self.rank], words)
+        store.add(self._count_key(incarnation), 1)
 
     def arrival_keys(self, incarnation: int) -> dict[int, str]:
         """Give the key of each rank's arrival at ``incarnation`` with this rank's manifest."""
         prefix = f"inc/{incarnation}/arrived/{self.manifest}"
         return {rank: f"{prefix}/{rank}" for rank in range(self.world_size)}
 
+    def are_all_here(self, store: Store, incarnation: int) -> bool:
+        """Whether all ranks have arrived at ``incarnation`` with this rank's manifest.
+
+        While some are missing that is one small question, whatever the group's size. Whoever says
+        once more that it has arrived, its connection having broken meanwhile, is counted twice, so
+        only the ranks' own keys prove that nobody is missing.
+        """
+        arrivals = store.add(self._count_key(incarnation), 0)
+        if arrivals < self.world_size:
+            return False
+        return store.check(list(self.arrival_keys(incarnation).values()))
+
     def missing(self, store: Store, incarnation: int) -> list[int]:
-        """Give the ranks that have not arrived at ``incarnation`` with this rank's manifest."""
+        """Give the ranks that have not arrived, by one question for each: for a message only."""
         keys = self.arrival_keys(incarnation)
-        if store.check(list(keys.values())):
-            return []
         return [rank for rank, key in keys.items() if not store.check([key])]
+
+    def _count_key(self, incarnation: int) -> str:
+        return f"inc/{incarnation}/arrivals/{self.manifest}"
 
 
 def _advance(store: Store, incarnation: int) -> int:

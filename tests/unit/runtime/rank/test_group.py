@@ -35,6 +35,14 @@ def test_rank_0_waits_for_the_rank_that_holds_another_manifest() -> None:
         arrive(store, first, timeout_seconds=0.1)
 
 
+def test_a_rank_that_was_not_counted_is_found_at_the_timeout() -> None:
+    store = HashStore()
+    manifest = metadata.broadcast(store, b"new")
+    second = member(store, 1, manifest)
+    store.set(second.arrival_keys(0)[1], "here")
+    arrive(store, member(store, 0, manifest), timeout_seconds=0.1)
+
+
 def test_ranks_that_hold_one_manifest_are_all_there() -> None:
     store = HashStore()
     manifest = metadata.broadcast(store, b"new")

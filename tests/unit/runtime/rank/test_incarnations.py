@@ -80,6 +80,34 @@ def test_nobody_is_missing_once_all_arrived() -> None:
     for member in members:
         member.arrive(store, 0, "here")
     assert members[0].missing(store, 0) == []
+    assert members[0].are_all_here(store, 0)
+
+
+def test_a_rank_that_arrives_twice_does_not_stand_for_another() -> None:
+    store = HashStore()
+    members = joined(store, 2)
+    for _ in range(2):
+        members[0].arrive(store, 0, "here")
+    assert not members[0].are_all_here(store, 0)
+
+
+def test_all_are_here_though_one_arrived_twice() -> None:
+    store = HashStore()
+    members = joined(store, 2)
+    for member in (members[0], *members):
+        member.arrive(store, 0, "here")
+    assert members[0].are_all_here(store, 0)
+
+
+def test_ranks_are_not_asked_for_one_by_one_while_one_is_missing() -> None:
+    class Unasked(HashStore):
+        def check(self, keys: list[str]) -> bool:
+            raise AssertionError(f"asked for {keys}")
+
+    store = Unasked()
+    first, _ = joined(store, 2)
+    first.arrive(store, 0, "here")
+    assert not first.are_all_here(store, 0)
 
 
 def test_an_arrival_counts_for_its_own_incarnation() -> None:
@@ -96,6 +124,7 @@ def test_a_rank_that_arrived_with_another_manifest_is_missing() -> None:
         member.manifest = manifest
         member.arrive(store, 0, "here")
     assert [member.missing(store, 0) for member in members] == [[1], [0]]
+    assert not any(member.are_all_here(store, 0) for member in members)
 
 
 def test_lost_ranks_are_told_to_all() -> None:
