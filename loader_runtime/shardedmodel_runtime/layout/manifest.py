@@ -212,7 +212,7 @@ def _in_time(read: Callable[[], bytes], where: str, seconds: float | None) -> by
         result = ended.get(timeout=seconds)
     except Empty:
         raise Unavailable(
-            f"{where}: did not come within the {seconds:g} s that its deadline left; "
+            f"{where}: did not come within the {round(seconds, 2):g} s that its deadline left; "
             "raise deadline_seconds or look at the store's speed"
         ) from None
     if isinstance(result, Exception):
