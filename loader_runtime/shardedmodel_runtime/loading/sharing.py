@@ -8,7 +8,7 @@ return alone while the others hold their weights, read by themselves.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 
@@ -22,6 +22,11 @@ from shardedmodel_runtime.layout.manifest_content import LayoutObject
 
 LEAST_WAIT = timedelta(milliseconds=1)
 """For a part once the deadline has passed: torch takes 0 for no limit."""
+
+
+def left_of(deadline: float) -> timedelta:
+    """Give what torch is to wait for where a deadline bounds it."""
+    return max(timedelta(seconds=deadline - time.monotonic()), LEAST_WAIT)
 
 
 def own_part(item: LayoutObject, rank: int) -> range:
@@ -65,25 +70,30 @@ class Sharing:
             deadline: ``time.monotonic()`` after which no part is waited for; None: none.
 
         Raises:
-            GroupError: after an earlier load, a rank did not come to this one.
+            GroupError: a rank did not come to this load.
         """
         self._deadline = deadline
         former, self._groups = self._groups, {}
-        for ranks in sorted({tuple(item.ranks) for item in manifest.objects}):
-            if len(ranks) > 1:
-                group = dist.new_group(list(ranks), timeout=self._timeout)
-                if self._rank in ranks:
-                    self._groups[ranks] = group
-        if former:
-            self._meet()
+        try:
+            self._form_all({tuple(item.ranks) for item in manifest.objects})
+            if former:
+                self._run(dist.barrier)
+        except RuntimeError as error:  # torch's own, as below
+            raise GroupError(f"not all ranks began to load: {excerpt(str(error))}") from error
         for group in former.values():
             drop(group)
 
-    def _meet(self) -> None:
-        try:
-            self._run(dist.barrier)
-        except RuntimeError as error:  # torch's own, as below
-            raise GroupError(f"not all ranks began to load again: {excerpt(str(error))}") from error
+    @property
+    def _patience(self) -> timedelta | None:
+        """How long a group may take to form, and each thing that it does."""
+        return self._timeout if self._deadline is None else left_of(self._deadline)
+
+    def _form_all(self, sets: Iterable[tuple[int, ...]]) -> None:
+        for ranks in sorted(sets):
+            if len(ranks) > 1:
+                group = dist.new_group(list(ranks), timeout=self._patience)
+                if self._rank in ranks:
+                    self._groups[ranks] = group
 
     def own_part(self, item: LayoutObject) -> range:
         """Give the blocks of an object that this rank reads; see ``own_part``."""
@@ -120,6 +130,5 @@ class Sharing:
             collective()
             return
         work = collective(async_op=True)
-        left = timedelta(seconds=self._deadline - time.monotonic())
         if work is not None:  # this rank is in the group
-            work.wait(max(left, LEAST_WAIT))
+            work.wait(left_of(self._deadline))

@@ -169,6 +169,26 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return alive
 
 
+def test_a_peer_that_does_not_come_is_a_group_error(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new_group(ranks: list[int], timeout: object) -> None:
+        raise RuntimeError("Gloo connectFullMesh failed")
+
+    monkeypatch.setattr(dist, "new_group", new_group)
+    with pytest.raises(GroupError, match="not all ranks began to load: Gloo"):
+        Sharing(0).form(layout.manifest, None)
+
+
+def test_a_group_is_waited_for_no_longer_than_the_deadline(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[timedelta] = []
+    monkeypatch.setattr(dist, "new_group", lambda ranks, timeout: waits.append(timeout))
+    Sharing(0, timeout_seconds=3600).form(layout.manifest, time.monotonic() + 60)
+    assert all(LEAST_WAIT < wait <= timedelta(seconds=60) for wait in waits)
+
+
 def form_twice(layout: Layout) -> None:
     sharing = Sharing(0)
     sharing.form(layout.manifest, None)
@@ -187,7 +207,7 @@ def test_groups_of_an_earlier_load_last_until_all_ranks_have_left_it(
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(dist, "barrier", barrier)
-    with pytest.raises(GroupError, match="not all ranks began to load again: Connection closed"):
+    with pytest.raises(GroupError, match="not all ranks began to load: Connection closed"):
         form_twice(layout)
     assert groups == ["0", "1"]
 
