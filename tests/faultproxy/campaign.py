@@ -56,6 +56,7 @@ PASSING = (
     Kind.RANGE_IGNORED,
     Kind.WRONG_LENGTH,
     Kind.GARBAGE,
+    Kind.MALFORMED_HEADER,
     Kind.STALL,
     Kind.STALL_AT_ONCE,
 )

@@ -38,6 +38,7 @@ class Kind(StrEnum):
     RANGE_IGNORED = "Range ignored"
     WRONG_LENGTH = "wrong Content-Length"
     GARBAGE = "not HTTP"
+    MALFORMED_HEADER = "malformed header"
     CLOCK_SKEW = "RequestTimeTooSkewed"
     OTHER_REGION = "bucket of another region"
     EXPIRED = "ExpiredToken"
@@ -171,6 +172,14 @@ def _garbage(case: Case) -> Delivery:
     return Delivery(b"\x16\x03\x01 this is not HTTP\r\n\r\n", End.CLOSE)
 
 
+def _malformed_header(case: Case) -> Delivery:
+    """A line among the headers that is none: clients lose what comes behind it."""
+    good = intact(case.response).data
+    lines = good.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    lines.insert(case.random.randrange(1, len(lines) + 1), b"this line is no header")
+    return Delivery(b"\r\n".join([*lines, b"", case.body]))
+
+
 def _replaced(case: Case) -> Delivery:
     """Another object under the same key, of a server that knows conditions."""
     if case.request.head.get("If-Match"):
@@ -198,6 +207,7 @@ _MAKERS: dict[Kind, Callable[[Case], Delivery]] = {
     Kind.RANGE_IGNORED: _range_ignored,
     Kind.WRONG_LENGTH: _wrong_length,
     Kind.GARBAGE: _garbage,
+    Kind.MALFORMED_HEADER: _malformed_header,
     Kind.CLOCK_SKEW: _clock_skew,
     Kind.OTHER_REGION: _other_region,
     Kind.EXPIRED: _error(400, "Bad Request", "ExpiredToken"),

@@ -10,7 +10,6 @@ to where they stay: 0.93 to 1.03 of plain sockets.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
@@ -31,6 +30,7 @@ from shardedmodel_runtime.storage.s3_errors import (
     translate,
     unreachable,
 )
+from shardedmodel_runtime.storage.s3_logs import hide_signatures, without_query
 from shardedmodel_runtime.storage.s3_urls import SignedUrls
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -42,9 +42,6 @@ ERROR_BYTES_LIMIT = 64 * 1024
 """Bytes read of an answer that is an error: a short XML text."""
 CA_VARIABLE = "REQUESTS_CA_BUNDLE"
 """Where botocore looks for certificates when its own settings name none."""
-
-_QUERY = re.compile(r"\?[^\s'\"]*")
-"""Of a presigned URL, which holds a signature; messages show what is before it."""
 
 
 class RangeAnswer:
@@ -108,6 +105,7 @@ class RangeReader:
         clock: ServerClock,
         read_timeout_seconds: float,
     ) -> None:
+        hide_signatures()
         self._urls = urls
         self._clock = clock
         self._http = URLLib3Session(
@@ -161,12 +159,14 @@ class RangeReader:
             request = AWSRequest("GET", self._urls.of(key), headers=headers, stream_output=True)
             answer = self._http.send(request.prepare())
         except (ConnectionError, HTTPClientError) as error:
-            text = _QUERY.sub("", str(error))
-            raise unreachable(text, where) from None  # its cause holds the URL
+            raise unreachable(without_query(str(error)), where) from None  # its cause holds the URL
         except BotoCoreError as error:
             raise translate(error, where) from error
         if answer.status_code not in (200, 206):
             raise self._refusal(answer, where)
+        if _lost_headers(answer.raw):
+            answer.raw.close()
+            raise Unavailable(f"{where}: the answer's headers are malformed, and some are lost")
         return RangeAnswer(answer.raw, where)
 
     def _refusal(self, answer: Any, where: str) -> ClientError:
@@ -178,3 +178,14 @@ class RangeReader:
         # A status from 301 on is parsed as an error by every AWS protocol.
         fields = {"status_code": status, "headers": answer.headers, "body": bytes(text[:size])}
         return ClientError(self._parser.parse(fields, None), "GetObject")
+
+
+def _lost_headers(raw: Any) -> bool:
+    """Whether a line that is no header hides what an answer tells.
+
+    What comes behind such a line is lost, which urllib3 only warns of. Without its ETag an answer
+    would look like another object's.
+    """
+    message = getattr(raw._fp, "msg", None)  # of http.client, which knows what was malformed
+    told = "ETag" in raw.headers and "Content-Length" in raw.headers
+    return not told and bool(getattr(message, "defects", ()))

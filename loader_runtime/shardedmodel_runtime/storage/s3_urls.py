@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SIGNATURE_SECONDS = 3600
-"""How long a URL is valid."""
+SIGNATURE_SECONDS = 900
+"""How long a URL is valid: longer than it is used, with room for a clock that is a few minutes off,
+and no longer, since who sees it may read the object."""
 RENEWAL_SECONDS = 300.0
 """Age at which a URL is signed anew, so that renewed credentials are used soon: botocore renews
 temporary ones 10 to 15 minutes before they expire."""

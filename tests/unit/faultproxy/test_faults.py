@@ -76,6 +76,11 @@ def test_a_wrong_range_names_other_bytes() -> None:
     assert head.get("Content-Range") == f"bytes {WRONG_BYTES}-{199 + WRONG_BYTES}/1000"
 
 
+def test_a_malformed_header_leaves_the_others_and_the_body() -> None:
+    good = GOOD.head.to_bytes() + BODY
+    assert made(Kind.MALFORMED_HEADER).data.replace(b"this line is no header\r\n", b"") == good
+
+
 def test_an_ignored_range_is_a_plain_answer() -> None:
     answer = parsed(made(Kind.RANGE_IGNORED))
     assert (answer.status, answer.head.get("Content-Range")) == (200, "")

@@ -15,6 +15,8 @@ from tests.s3server import S3Server
 pytestmark = pytest.mark.integration
 
 FAULTS_OF_A_KIND = 80
+SIGNED = ("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token")
+"""What a presigned URL holds that nobody else may have."""
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,11 @@ def test_faults_of_all_kinds_at_once_and_twice_in_a_row_are_recovered(bench: Ben
     kinds = tuple(kind for kind in PASSING if kind not in STALLS)
     assert bench.load(Plan(seed=3, kinds=kinds, share=0.4, burst=2), rank=1) == ""
     assert len(bench.proxy.injected) > 10
+
+
+def test_a_malformed_header_is_logged_without_the_signature(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.load(Plan(seed=1, kinds=(Kind.MALFORMED_HEADER,), share=1.0), rank=0)
+    assert "Failed to parse headers" in caplog.text
+    assert not any(word in caplog.text for word in SIGNED)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime
+from email.errors import MissingHeaderBodySeparatorDefect
+from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -236,6 +238,20 @@ def test_a_message_never_shows_the_signature(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Unavailable, match="localhost:1/bucket/key") as error:
         get(reader)
     assert "X-Amz" not in error.value.message
+
+
+def test_an_answer_that_lost_its_etag_to_a_malformed_header_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Malformed(io.BytesIO):
+        msg = Message()
+
+    Malformed.msg.defects = [MissingHeaderBodySeparatorDefect()]
+    answer = Answer(206, b"", **{"Content-Length": "3"})
+    answer.raw._fp = Malformed(b"abc")
+    reader, _ = make(monkeypatch, answer)
+    with pytest.raises(Unavailable, match="headers are malformed"):
+        get(reader)
 
 
 def test_missing_credentials_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
