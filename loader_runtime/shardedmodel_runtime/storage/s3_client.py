@@ -8,16 +8,20 @@ SHA-256 of every byte would take as long as the first.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, PartialCredentialsError, ProfileNotFound
 from botocore.loaders import Loader, create_loader
 from botocore.session import Session, get_session
 
-from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.errors import ConfigurationError, ShardedModelError, excerpt
 from shardedmodel_runtime.storage.options import StoreOptions
+from shardedmodel_runtime.storage.s3_certificates import certificates
+from shardedmodel_runtime.storage.s3_errors import translate
 from shardedmodel_runtime.storage.s3_ranges import CONNECT_TIMEOUT_SECONDS
 
 MAX_CONNECTIONS = 64
@@ -25,13 +29,22 @@ MAX_CONNECTIONS = 64
 DEFAULT_REGION = "us-east-1"
 """What signatures name where nothing says a region; servers other than AWS do not mind."""
 
+PROFILE_VARIABLES = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")
+"""Which botocore looks at, in this order."""
+
 
 def new_session() -> Session:
-    """Begin a session of its own, which shares the descriptions of AWS's services with others."""
+    """Begin a session of its own, which shares the descriptions of AWS's services with others.
+
+    Raises:
+        ConfigurationError: AWS's profile is not there, or its files cannot be read.
+    """
     session = get_session()
-    session.register_component(
-        "data_loader", _descriptions(session.get_config_variable("data_path"))
-    )
+    try:
+        data_path = session.get_config_variable("data_path")
+    except BotoCoreError as error:
+        raise _misconfigured(error) from error
+    session.register_component("data_loader", _descriptions(data_path))
     return session
 
 
@@ -45,7 +58,8 @@ def make_client(core: Session, options: StoreOptions, read_timeout_seconds: floa
     """Make a boto3 client for S3 of ``options``, on a session of ``new_session``.
 
     Raises:
-        ConfigurationError: the endpoint is no URL.
+        ConfigurationError: the endpoint is no URL, or a setting of AWS's is wrong.
+        AccessDenied: AWS's profile has half of a pair of keys.
     """
     keys: dict[str, str] = {}
     if options.credentials is not None:
@@ -55,20 +69,39 @@ def make_client(core: Session, options: StoreOptions, read_timeout_seconds: floa
         }
         if options.credentials.session_token:
             keys["aws_session_token"] = options.credentials.session_token
-    session = boto3.session.Session(
-        region_name=options.region or None,
-        botocore_session=core,
-        **keys,
-    )
     try:
+        session = boto3.session.Session(
+            region_name=options.region or None,
+            botocore_session=core,
+            **keys,
+        )
         return session.client(
             "s3",
             endpoint_url=options.endpoint_url or None,
             region_name=session.region_name or DEFAULT_REGION,
+            verify=certificates(core, options.endpoint_url),
             config=_client_config(options, read_timeout_seconds),
         )
     except ValueError as error:
         raise ConfigurationError(f"endpointUrl: {error}; use https://host[:port]") from error
+    except BotoCoreError as error:
+        raise _misconfigured(error) from error
+
+
+def _misconfigured(error: BotoCoreError) -> ShardedModelError:
+    """Make our error of what botocore says of its settings, before any request."""
+    if isinstance(error, ProfileNotFound):
+        name = next((name for name in PROFILE_VARIABLES if os.environ.get(name)), "AWS_PROFILE")
+        return ConfigurationError(
+            f"{name}: {excerpt(os.environ.get(name, ''))!r} is no profile of AWS's configuration; "
+            "name one of ~/.aws/config (AWS_CONFIG_FILE), or unset it"
+        )
+    if isinstance(error, PartialCredentialsError):
+        return translate(error, "AWS's configuration")
+    return ConfigurationError(
+        f"AWS's configuration: {excerpt(str(error))}; correct it in ~/.aws (AWS_CONFIG_FILE) or "
+        "in the variables AWS_*"
+    )
 
 
 def _client_config(options: StoreOptions, read_timeout_seconds: float) -> Config:

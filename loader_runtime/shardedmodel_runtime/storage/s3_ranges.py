@@ -9,7 +9,6 @@ to where they stay: 0.93 to 1.03 of plain sockets.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
@@ -23,6 +22,7 @@ from botocore.session import Session
 from botocore.utils import get_environ_proxies
 
 from shardedmodel_runtime.errors import Unavailable, excerpt
+from shardedmodel_runtime.storage.s3_certificates import certificates
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_errors import (
     bucket_region,
@@ -40,8 +40,6 @@ MAX_CONNECTIONS = 256
 """Kept connections: one for each read that may be in flight."""
 ERROR_BYTES_LIMIT = 64 * 1024
 """Bytes read of an answer that is an error: a short XML text."""
-CA_VARIABLE = "REQUESTS_CA_BUNDLE"
-"""Where botocore looks for certificates when its own settings name none."""
 
 
 class RangeAnswer:
@@ -109,7 +107,7 @@ class RangeReader:
         self._urls = urls
         self._clock = clock
         self._http = URLLib3Session(
-            verify=session.get_config_variable("ca_bundle") or os.environ.get(CA_VARIABLE, True),
+            verify=certificates(session, urls.endpoint_url),
             proxies=get_environ_proxies(urls.endpoint_url),
             timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds),
             max_pool_connections=MAX_CONNECTIONS,

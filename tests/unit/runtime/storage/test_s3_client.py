@@ -1,0 +1,92 @@
+"""What AWS's own settings make of a store, before any request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardedmodel_runtime.errors import AccessDenied, ConfigurationError
+from shardedmodel_runtime.storage.opening import open_store
+from shardedmodel_runtime.storage.options import Credentials, StoreOptions
+from shardedmodel_runtime.storage.s3_certificates import certificates
+from shardedmodel_runtime.storage.s3_client import new_session
+
+VARIABLES = (
+    *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+    *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+)
+OVER_TLS = StoreOptions("https://localhost:1", credentials=Credentials("key", "secret"))
+PLAIN = StoreOptions("http://localhost:1", credentials=Credentials("key", "secret"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+
+def opened(options: StoreOptions = OVER_TLS) -> None:
+    open_store("s3://bucket/prefix", options).close()
+
+
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"])
+def test_a_profile_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "nope")
+    with pytest.raises(ConfigurationError, match=f"^{name}: 'nope' is no profile"):
+        opened()
+
+
+def test_a_broken_file_of_settings_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("no section")
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    with pytest.raises(ConfigurationError, match=r"AWS's configuration: .*config"):
+        opened()
+
+
+def test_a_profile_with_half_of_a_pair_of_keys_is_no_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "credentials").write_text("[default]\naws_access_key_id = key\n")
+    with pytest.raises(AccessDenied, match="no complete credentials"):
+        opened(StoreOptions("https://localhost:1"))
+
+
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_authorities_that_are_not_there_are_named_when_a_store_is_opened(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "/nowhere/ca.pem")
+    with pytest.raises(ConfigurationError, match=f"^{name}: '/nowhere/ca.pem' cannot be read"):
+        opened()
+
+
+def test_a_file_without_certificates_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(ConfigurationError, match=r"AWS_CA_BUNDLE: .*ca.pem' cannot be read"):
+        opened()
+
+
+def test_authorities_that_a_profile_names_are_told_by_the_profile(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[default]\nca_bundle = /nowhere/ca.pem\n")
+    with pytest.raises(ConfigurationError, match=r"ca_bundle of the AWS profile: '/nowhere/"):
+        opened()
+
+
+def test_authorities_do_not_matter_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/ca.pem")
+    opened(PLAIN)
+
+
+def test_an_empty_name_of_authorities_does_not_end_the_checks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "")
+    assert certificates(new_session(), "https://localhost:1") is True
