@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.formats.companions import COMPANION_BYTES_LIMIT, is_companion
+from shardedmodel_runtime.formats.safetensors import MAX_DIMENSIONS
 from shardedmodel_runtime.naming import SOURCE_FOLDER
 from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
 from shardedmodel_runtime.report import Wire
@@ -84,7 +85,7 @@ class ManifestCut(Wire):
 
     dtype: Name
     cast_from: Name | None = None
-    shape: list[Count]
+    shape: Annotated[list[Count], Field(max_length=MAX_DIMENSIONS)]
     strategy: Name
     axes: list[ManifestAxis]
     stages: list[Count] | None = None

@@ -9,7 +9,7 @@ cuts, of which there are few, and from sets of tensors, so it takes a second or 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import prod
 
 import numpy as np
@@ -25,6 +25,7 @@ from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut, cover
 from shardedmodel_runtime.storage.base import is_plain_key
 
 Numbers = npt.NDArray[np.int32]
+Edges = npt.NDArray[np.int64]
 
 MAX_HOLDINGS = 2**28
 """Most ranks times tensors that are checked: 4,096 ranks of 65,536 tensors, in about a second."""
@@ -48,8 +49,8 @@ def check_manifest(manifest: ManifestContent) -> None:
             raise ValueError(f"cuts.{number} ({excerpt(cut.strategy)}): {problems[0]}")
     kinds = _checked_kinds(manifest)
     _check_keys([item.key for item in manifest.objects])
-    held = [_check_object(manifest, item, kinds) for item in manifest.objects]
-    _check_each_rank(manifest, kinds, held)
+    _check_objects(manifest, kinds)
+    _check_each_rank(manifest, kinds)
 
 
 def cut_problems(cut: TensorCut, degrees: Parallelism) -> Iterator[str]:
@@ -124,33 +125,50 @@ def _check_keys(keys: Sequence[str]) -> None:
         raise ValueError("two objects have the same key")
 
 
-def _check_object(manifest: ManifestContent, item: LayoutObject, kinds: Numbers) -> Numbers:
-    """Check one object by itself.
+def _check_objects(manifest: ManifestContent, kinds: Numbers) -> None:
+    """Check each object by itself, as long as all together name no more than ranks can hold.
 
-    Returns:
-        The numbers of its tensors.
+    A run is two numbers, whatever it spans: without the bound a small manifest would take hours.
     """
-    label = f"object {excerpt(item.key)!r}"
+    ranks, tensors = manifest.world_size, len(kinds)
+    if ranks * tensors > MAX_HOLDINGS:
+        raise ValueError(f"{tensors} tensors on {ranks} ranks are too many")
+    held = 0
+    for item in manifest.objects:
+        label = f"object {excerpt(item.key)!r}"
+        _check_form(manifest, item, label)
+        held += sum(stop - first for first, stop in item.tensors) * len(item.ranks)
+        if held > ranks * tensors:
+            raise ValueError(
+                f"{label}: with it ranks hold {held} tensors, more than each of {tensors} once "
+                f"on each of {ranks} ranks"
+            )
+        _check_size(manifest, item, kinds, label)
+
+
+def _check_form(manifest: ManifestContent, item: LayoutObject, label: str) -> None:
+    """Check what an object says, but not what is in it."""
     if not _are_ascending(item.ranks, manifest.world_size):
         raise ValueError(f"{label}: ranks are not ascending ranks of {manifest.world_size}")
-    if not _are_runs(item.tensors, len(kinds)):
-        raise ValueError(f"{label}: tensors are not ascending runs of {len(kinds)}")
+    if not _are_runs(item.tensors, len(manifest.entries)):
+        raise ValueError(f"{label}: tensors are not ascending runs of {len(manifest.entries)}")
     blocks = -(-item.bytes // manifest.block_bytes)
     if len(item.blocks) != blocks:
         raise ValueError(
             f"{label} of {item.bytes} bytes has {len(item.blocks)} block checksums, not {blocks}"
         )
-    if item.data_start % DATA_ALIGNMENT:
-        raise ValueError(f"{label}: dataStart {item.data_start} is not a multiple of 4096")
-    if sum(stop - first for first, stop in item.tensors) * len(item.ranks) > MAX_HOLDINGS:
-        raise ValueError(f"{label}: too many tensors for {len(item.ranks)} ranks")
-    numbers = np.concatenate(
-        [np.arange(*run, dtype=np.int32) for run in item.tensors] or [np.empty(0, np.int32)]
-    )
-    end = item.data_start + _data_bytes(manifest, item, kinds[numbers], label)
+    if item.data_start % DATA_ALIGNMENT or not item.data_start:
+        raise ValueError(
+            f"{label}: dataStart {item.data_start} is not a multiple of 4096, behind a header"
+        )
+
+
+def _check_size(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, label: str) -> None:
+    """See that an object is as long as the pieces in it."""
+    own = np.concatenate([kinds[:0], *(kinds[first:stop] for first, stop in item.tensors)])
+    end = item.data_start + _data_bytes(manifest, item, own, label)
     if end != item.bytes:
         raise ValueError(f"{label}: its tensors end at {end}, its bytes at {item.bytes}")
-    return numbers
 
 
 def _data_bytes(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, label: str) -> int:
@@ -178,28 +196,57 @@ def _data_bytes(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, l
     return total
 
 
-def _check_each_rank(manifest: ManifestContent, kinds: Numbers, held: Sequence[Numbers]) -> None:
+def _check_each_rank(manifest: ManifestContent, kinds: Numbers) -> None:
     """See that every rank holds what the cuts say, once."""
-    if manifest.world_size * len(kinds) > MAX_HOLDINGS:
-        raise ValueError(f"{len(kinds)} tensors on {manifest.world_size} ranks are too many")
-    objects: dict[int, list[Numbers]] = {rank: [] for rank in range(manifest.world_size)}
-    for item, numbers in zip(manifest.objects, held, strict=True):
+    objects: list[list[Edges]] = [[] for _ in range(manifest.world_size)]
+    for item in manifest.objects:
+        edges = np.array(item.tensors, np.int64).reshape(-1, 2)
         for rank in item.ranks:
-            objects[rank].append(numbers)
-    for place in manifest.degrees.coordinates():
-        counts = np.zeros(len(kinds), np.int32)
-        for numbers in objects[place.rank]:
-            counts[numbers] += 1
-        needed = np.array(
-            [cut.is_held_by(place.pipeline, place.expert) for cut in manifest.distinct_cuts], bool
-        )
-        wrong = np.flatnonzero(counts != needed[kinds])
-        if len(wrong):
-            number = int(wrong[0])
-            raise ValueError(
-                f"rank {place.rank} holds tensor {excerpt(manifest.names[number])!r} "
-                f"{counts[number]} times, not {int(needed[kinds[number]])}"
-            )
+            objects[rank].append(edges)
+    holders = _Holders(manifest.distinct_cuts)
+    # The ranks of a stage and an expert rank stand side by side.
+    for home, places in groupby(manifest.degrees.coordinates(), lambda p: (p.pipeline, p.expert)):
+        needed = holders.needed_by(*home)[kinds]
+        for place in places:
+            counts = _counts(objects[place.rank], len(kinds))
+            wrong = np.flatnonzero(counts != needed)
+            if len(wrong):
+                number = int(wrong[0])
+                raise ValueError(
+                    f"rank {place.rank} holds tensor {excerpt(manifest.names[number])!r} "
+                    f"{counts[number]} times, not {int(needed[number])}"
+                )
+
+
+def _counts(objects: Sequence[Edges], size: int) -> Edges:
+    """How often each of ``size`` tensors is in objects whose runs are given."""
+    edges = np.concatenate([np.empty((0, 2), np.int64), *objects])
+    begun, ended = (np.bincount(edges[:, side], minlength=size + 1) for side in (0, 1))
+    return np.cumsum(begun - ended)[:size]
+
+
+class _Holders:
+    """Which cuts the ranks of a stage and an expert rank hold a piece of, for all cuts at once.
+
+    Args:
+        cuts: by their number.
+    """
+
+    def __init__(self, cuts: Sequence[TensorCut]) -> None:
+        self._everywhere = np.array([cut.stages is None for cut in cuts], bool)
+        experts = (-1 if cut.expert is None else cut.expert for cut in cuts)
+        self._expert = np.fromiter(experts, np.int64)
+        self._of_stage: dict[int, list[int]] = {}
+        for number, cut in enumerate(cuts):
+            for stage in cut.stages or ():
+                self._of_stage.setdefault(stage, []).append(number)
+
+    def needed_by(self, stage: int, expert: int) -> npt.NDArray[np.bool_]:
+        """For each cut, as ``TensorCut.is_held_by`` says it."""
+        staged = self._everywhere.copy()
+        staged[self._of_stage.get(stage, [])] = True
+        here: npt.NDArray[np.bool_] = (self._expert == -1) | (self._expert == expert)
+        return staged & here
 
 
 def _are_ascending(numbers: Sequence[int], below: int) -> bool:

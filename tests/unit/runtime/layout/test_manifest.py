@@ -123,6 +123,12 @@ def halves(fields: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
+def norm_twice(fields: dict[str, Any]) -> None:
+    """Let rank 0 hold it in two objects, and rank 1 nothing of its own."""
+    own(fields).update(tensors=[[0, 2]], bytes=BLOCK + 40)
+    fields["objects"].pop()
+
+
 def rule(**fields: Any) -> dict[str, Any]:
     return {"match": "*", "strategy": "row", **fields}
 
@@ -154,7 +160,9 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: own(d).update(tensors=[[0, 3]]), "tensors are not ascending runs of 2"),
         (lambda d: own(d).update(tensors=[[1, 1]]), "tensors are not ascending runs of 2"),
         (lambda d: own(d).update(tensors=[[0, 2], [1, 2]]), "tensors are not ascending runs of 2"),
-        (lambda d: own(d).update(tensors=[[0, 2]], bytes=BLOCK + 40), "'norm' 2 times, not 1"),
+        (lambda d: own(d).update(dataStart=0, bytes=0, blocks=[], tensors=[]), "behind a header"),
+        (lambda d: own(d).update(tensors=[[0, 2]], bytes=BLOCK + 40), "ranks hold 5 tensors"),
+        (lambda d: norm_twice(d), "rank 0 holds tensor 'norm' 2 times, not 1"),
         (lambda d: d["objects"].pop(), "rank 1 holds tensor 'w' 0 times, not 1"),
         (lambda d: d["tensors"].append(["w", 0]), "two have the same name"),
         (lambda d: d["tensors"].append(["v", 2]), "'v' has cut 2 of 2"),
@@ -165,6 +173,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: d.update(rules=[rule(parts=[[1]])]), r"rules\.0\.parts\.0"),
         (lambda d: d.update(rules=[rule(uneven="guess")]), r"rules\.0\.uneven"),
         (lambda d: d["cuts"][0].update(dtype="F7"), r"cuts.0 \(column\): dtype 'F7'"),
+        (lambda d: d["cuts"][0].update(shape=[1] * 65), r"cuts\.0\.shape"),
         (lambda d: d["cuts"][0].update(shape=[9]), "do not cover dimension 0 of size 9"),
         (lambda d: d["cuts"][0].update(shape=[7]), "end at 8 of 7"),
         (lambda d: d["cuts"][0].update(castFrom="I8"), "I8 is not cast to F32"),
@@ -250,9 +259,21 @@ def test_a_manifest_of_too_many_ranks_and_tensors_is_not_checked_for_hours(
     monkeypatch.setattr("shardedmodel_runtime.layout.proof.MAX_HOLDINGS", 3)
     with pytest.raises(LayoutError, match="2 tensors on 2 ranks are too many"):
         parse(document())
-    monkeypatch.setattr("shardedmodel_runtime.layout.proof.MAX_HOLDINGS", 1)
-    with pytest.raises(LayoutError, match="too many tensors for 2 ranks"):
-        parse(document())
+
+
+def test_objects_of_more_tensors_than_ranks_can_hold_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr(
+        "shardedmodel_runtime.layout.proof._check_size",
+        lambda manifest, item, kinds, label: looked_at.append(item.key),
+    )
+    fields = document()
+    fields["objects"] = [layout_object(f"part-{i}", [0], [0, 2], 40) for i in range(9)]
+    with pytest.raises(LayoutError, match="object 'part-2': with it ranks hold 6 tensors"):
+        parse(fields)
+    assert looked_at == ["part-0", "part-1"]
 
 
 def test_heads_may_be_held_by_several_ranks() -> None:
