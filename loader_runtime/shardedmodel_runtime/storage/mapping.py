@@ -36,6 +36,9 @@ class MappedStore:
     Mappings are private: who writes to one changes a copy of the page, never the file. Objects of a
     layout are never modified in place (they are published by renaming), which a mapping relies on.
 
+    A mount or a link below the folder may lead to another file system. What lies on one that is not
+    the node's own is not mapped: it has memory instead, into which it is read.
+
     Args:
         files: the folder; counts what is read.
     """
@@ -44,6 +47,7 @@ class MappedStore:
         self.uri = files.uri
         self._files = files
         self._mapped: dict[str, tuple[int, ObjectInfo]] = {}
+        self._read: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +81,9 @@ class MappedStore:
             state = self._mapped[key][1]
             if state.size < size:
                 raise too_short(f"{self.uri}/{key}", state.size, size)
+            if not self._is_mapped_where_it_lies(file):
+                self._read.add(key)
+                return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             mapping = mmap.mmap(file, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
             prefer_huge_pages(mapping)
             return mapping
@@ -92,7 +99,16 @@ class MappedStore:
     ) -> None:
         """Bring the pages of ``into``, which is the mapping from ``start`` on."""
         reading = reading or Reading()
+        if key in self._read:
+            digest = digest or self._mapped[key][1].digest
+            self._files.read_range(key, start, into, digest=digest, reading=reading)
+            return
         self._files.retried(lambda: self._read_once(key, into, digest, reading), reading)
+
+    def _is_mapped_where_it_lies(self, file: int) -> bool:
+        """Whether a file is on the folder's own file system, which ``can_map`` saw, or another."""
+        device = os.fstat(file).st_dev
+        return device == _device_of(self._files.root) or _is_of_node(device)
 
     def _read_once(self, key: str, into: memoryview, digest: str | None, reading: Reading) -> None:
         self._files.count(requests=1)
@@ -113,11 +129,22 @@ class MappedStore:
 def can_map(folder: Path) -> bool:
     """Whether files below ``folder`` may be mapped: the node's own, and a kernel that populates."""
     try:
-        device = folder.stat().st_dev
+        return can_populate() and _is_of_node(_device_of(folder))
+    except OSError:
+        return False
+
+
+def _device_of(folder: Path) -> int:
+    return folder.stat().st_dev
+
+
+def _is_of_node(device: int) -> bool:
+    """Whether a device's file system is this node's own."""
+    try:
         mounts = Path("/proc/self/mountinfo").read_text()
     except OSError:
         return False
-    return can_populate() and _type_of(device, mounts) in NODE_FILE_SYSTEMS
+    return _type_of(device, mounts) in NODE_FILE_SYSTEMS
 
 
 @lru_cache

@@ -90,6 +90,46 @@ def test_pages_that_cannot_be_read_are_asked_for_again_and_then_named(
     assert files.retries == 1
 
 
+@pytest.fixture
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files lie on another file system than their folder, which is not the node's own."""
+    monkeypatch.setattr(mapping, "_device_of", lambda folder: -1)
+    monkeypatch.setattr(mapping, "NODE_FILE_SYSTEMS", frozenset())
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_file_that_a_link_leads_to_elsewhere_is_read_instead_of_mapped(
+    files: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(mapping, "populate")
+    with MappedStore(files) as store:
+        memory = store.map("a", 10)
+        store.read_range("a", 3, memoryview(memory)[3:7])
+    assert memory[:] == b"\0\0\x003456\0\0\0"
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_file_elsewhere_that_changes_between_its_ranges_is_noticed(files: LocalStore) -> None:
+    with MappedStore(files) as store:
+        memory = store.map("a", 10)
+        files.write("a", b"9876543210")
+        os.utime(files.path("a"), ns=(1, 1))
+        with pytest.raises(SourceChanged, match="changed while it was being read"):
+            store.read_range("a", 0, memoryview(memory))
+
+
+def test_a_file_elsewhere_on_the_node_is_mapped(
+    files: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "_device_of", lambda folder: -1)
+    monkeypatch.setattr(mapping, "_is_of_node", lambda device: True)
+    monkeypatch.delattr(LocalStore, "read_range")
+    with MappedStore(files) as store:
+        memory = store.map("a", 10)
+        store.read_range("a", 0, memoryview(memory))
+    assert memory[:] == b"0123456789"
+
+
 def test_only_file_systems_of_the_node_are_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
