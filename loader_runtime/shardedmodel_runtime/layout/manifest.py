@@ -8,7 +8,7 @@ it is used (``layout/proof.py``): sizes, blocks, keys, and that every rank gets 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from queue import Empty, SimpleQueue
@@ -176,9 +176,7 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
     where = join_uri(store.uri, MANIFEST_KEY)
     name = store.uri.rpartition("/")[2]
     try:
-        data = _in_time(
-            lambda: store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT), where, within_seconds
-        )
+        data = _in_time(store, where, within_seconds)
     except NotFound as error:
         todo = "make one with `shardedmodel shard`"
         if name == MANIFEST_KEY:
@@ -195,15 +193,15 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
     return manifest
 
 
-def _in_time(read: Callable[[], bytes], where: str, seconds: float | None) -> bytes:
-    """Wait for ``read`` so long at most; after that its thread, a daemon, is left to itself."""
+def _in_time(store: ObjectStore, where: str, seconds: float | None) -> bytes:
+    """Read for so long at most; after that the reading thread, a daemon, is left to itself."""
     if seconds is None:
-        return read()
+        return store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT)
     ended: SimpleQueue[bytes | Exception] = SimpleQueue()
 
     def work() -> None:
         try:
-            ended.put(read())
+            ended.put(store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT))
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
             ended.put(error)
 
@@ -211,10 +209,9 @@ def _in_time(read: Callable[[], bytes], where: str, seconds: float | None) -> by
     try:
         result = ended.get(timeout=seconds)
     except Empty:
-        raise Unavailable(
-            f"{where}: did not come within the {round(seconds, 2):g} s that its deadline left; "
-            "raise deadline_seconds or look at the store's speed"
-        ) from None
+        why = store.last_failure or "raise deadline_seconds or look at the store's speed"
+        left = f"the {round(seconds, 2):g} s that its deadline left"
+        raise Unavailable(f"{where}: did not come within {left}; {why}") from None
     if isinstance(result, Exception):
         raise result
     return result

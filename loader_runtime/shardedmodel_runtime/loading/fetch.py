@@ -83,6 +83,7 @@ class Fetcher:
         self._events: SimpleQueue[Ended | Failed] = SimpleQueue()
         self._threads = 0
         self._busy = 0
+        self._last_failure = ""
 
     def fetch_all(self, work: list[tuple[Run, Arena]], deadline: float | None) -> None:
         """Fetch every run; the first error ends the rest.
@@ -136,6 +137,7 @@ class Fetcher:
 
     def _told(self, asked_at: float, error: Unavailable) -> None:
         self._progress.add(throttled=isinstance(error, Throttled))
+        self._last_failure = error.message
         self._events.put(Failed(asked_at))
 
     def _hedge(self, hedging: Hedging) -> None:
@@ -194,10 +196,9 @@ class Fetcher:
 
     def _late(self, waiting: int) -> Unavailable:
         missing = waiting + len(set(self._flights.values()))
-        return Unavailable(
-            f"the load did not end within its deadline: {missing} ranges are missing; "
-            "raise deadline_seconds or look at the store's speed"
-        )
+        ranges = "1 range is" if missing == 1 else f"{missing} ranges are"
+        why = self._last_failure or "raise deadline_seconds or look at the store's speed"
+        return Unavailable(f"the load did not end within its deadline: {ranges} missing; {why}")
 
     def _work(self) -> None:
         """Read what the queue holds, in a thread of its own."""

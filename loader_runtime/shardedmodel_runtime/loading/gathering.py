@@ -103,9 +103,13 @@ class Gatherer:
         self._ask_store(left)
 
     def _patience(self) -> float:
-        """Give ``time.monotonic()`` until which a peer's next object is waited for."""
-        until = time.monotonic() + PEER_SECONDS
-        return until if self._deadline is None else min(until, self._deadline)
+        """Give ``time.monotonic()`` until which a peer's next object is waited for.
+
+        Half of what the deadline leaves at most: the other half is the store's, which may be well.
+        """
+        now = time.monotonic()
+        until = now + PEER_SECONDS
+        return until if self._deadline is None else min(until, (now + self._deadline) / 2)
 
     def _share(self, sharing: Sharing, items: Sequence[LayoutObject]) -> None:
         """Read this rank's parts, exchange them, and check what came from others."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from shardedmodel_runtime.errors import ConfigurationError, StorageError, excerpt
+from shardedmodel_runtime.errors import ConfigurationError, StorageError, Unavailable, excerpt
 from shardedmodel_runtime.storage.reading import Reading
 
 MAX_KEY_BYTES = 1024
@@ -158,6 +158,11 @@ class ObjectStore(ReadableStore, Protocol):
     part_limits: tuple[int, int]
     """Smallest and largest sensible part of an object, in bytes."""
 
+    @property
+    def last_failure(self) -> str:
+        """Why a request was repeated last; empty where none was."""
+        ...
+
     def require_root(self) -> None:
         """See that there is something to write into, before any work is done.
 
@@ -206,6 +211,7 @@ class CountingStore:
         self._bytes_read = 0
         self._requests = 0
         self._retries = 0
+        self.last_failure = ""
 
     @property
     def bytes_read(self) -> int:
@@ -228,6 +234,11 @@ class CountingStore:
             self._requests += requests
             self._bytes_read += received
             self._retries += retries
+
+    def repeated(self, error: Unavailable) -> None:
+        """Count a request that is repeated, and keep why."""
+        self.count(retries=1)
+        self.last_failure = error.message
 
     def close(self) -> None:
         """Let go of connections; nothing to do unless an implementation holds some."""

@@ -175,7 +175,7 @@ class LocalStore(CountingStore):
 
         def repeated(error: Unavailable) -> None:
             reading.failed(error)
-            self.count(retries=1)
+            self.repeated(error)
 
         self._retry.run(action, repeated, reading.sleep)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shardedmodel_runtime.errors import SourceChanged, Unavailable, excerpt
+from shardedmodel_runtime.errors import NotFound, SourceChanged, Unavailable, excerpt
 from shardedmodel_runtime.memory import Access, can_populate, populate, prefer_huge_pages
 from shardedmodel_runtime.storage.base import ObjectInfo, too_short
 from shardedmodel_runtime.storage.local import LocalStore
@@ -76,9 +76,15 @@ class MappedStore:
             StorageError: it is shorter, or cannot be opened.
         """
         with self._files.translated(key):
-            file = os.open(self._files.path(key), os.O_RDONLY | os.O_CLOEXEC)
-            self._mapped[key] = file, self._files.info(key, os.fstat(file))
-            state = self._mapped[key][1]
+            # What is no file, a pipe say, would be waited for without end.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            file = os.open(self._files.path(key), flags)
+            try:
+                state = self._files.info(key, os.fstat(file))
+            except NotFound:
+                os.close(file)
+                raise
+            self._mapped[key] = file, state
             if state.size < size:
                 raise too_short(f"{self.uri}/{key}", state.size, size)
             if not self._is_mapped_where_it_lies(file):

@@ -208,7 +208,7 @@ class S3Store(CountingStore):
 
         def repeated(error: Unavailable) -> None:
             reading.failed(error)
-            self.count(retries=1)
+            self.repeated(error)
 
         if into:
             self._retry.run(attempt, repeated, reading.sleep)
@@ -275,7 +275,7 @@ class S3Store(CountingStore):
         return self._repeat(lambda: self._request(operation, key, **arguments))
 
     def _repeat(self, action: Callable[[], T]) -> T:
-        return self._retry.run(action, lambda error: self.count(retries=1))
+        return self._retry.run(action, self.repeated)
 
     def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make one request; ``Key=None`` among the arguments addresses the bucket itself."""
@@ -291,7 +291,7 @@ class S3Store(CountingStore):
                     f"{self._where(key)}: the bucket does not exist; create it or correct the uri"
                 ) from error
             raise translate(error, self._where(key)) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, OSError) as error:
             raise translate(error, self._where(key)) from error
 
     def _signed_rightly(

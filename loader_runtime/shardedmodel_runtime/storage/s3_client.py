@@ -14,7 +14,12 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, PartialCredentialsError, ProfileNotFound
+from botocore.exceptions import (
+    BotoCoreError,
+    CredentialRetrievalError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 from botocore.loaders import Loader, create_loader
 from botocore.session import Session, get_session
 
@@ -60,6 +65,7 @@ def make_client(core: Session, options: StoreOptions, read_timeout_seconds: floa
     Raises:
         ConfigurationError: the endpoint is no URL, or a setting of AWS's is wrong.
         AccessDenied: AWS's profile has half of a pair of keys.
+        Unavailable: who gives credentials does not answer.
     """
     keys: dict[str, str] = {}
     if options.credentials is not None:
@@ -82,21 +88,21 @@ def make_client(core: Session, options: StoreOptions, read_timeout_seconds: floa
             verify=certificates(core, options.endpoint_url),
             config=_client_config(options, read_timeout_seconds),
         )
-    except ValueError as error:
-        raise ConfigurationError(f"endpointUrl: {error}; use https://host[:port]") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ValueError, OSError) as error:
         raise _misconfigured(error) from error
 
 
-def _misconfigured(error: BotoCoreError) -> ShardedModelError:
+def _misconfigured(error: BotoCoreError | ValueError | OSError) -> ShardedModelError:
     """Make our error of what botocore says of its settings, before any request."""
+    if str(error).startswith("Invalid endpoint"):  # a bare ValueError of botocore's
+        return ConfigurationError(f"endpointUrl: {error}; use https://host[:port]")
     if isinstance(error, ProfileNotFound):
         name = next((name for name in PROFILE_VARIABLES if os.environ.get(name)), "AWS_PROFILE")
         return ConfigurationError(
             f"{name}: {excerpt(os.environ.get(name, ''))!r} is no profile of AWS's configuration; "
             "name one of ~/.aws/config (AWS_CONFIG_FILE), or unset it"
         )
-    if isinstance(error, PartialCredentialsError):
+    if isinstance(error, PartialCredentialsError | CredentialRetrievalError | OSError):
         return translate(error, "AWS's configuration")
     return ConfigurationError(
         f"AWS's configuration: {excerpt(str(error))}; correct it in ~/.aws (AWS_CONFIG_FILE) or "

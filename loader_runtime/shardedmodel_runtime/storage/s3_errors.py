@@ -9,6 +9,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
+    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -88,15 +89,23 @@ def bucket_region(error: ClientError) -> str:
     return region if REGION.fullmatch(region) else ""
 
 
-def translate(error: BotoCoreError | ClientError, where: str) -> ShardedModelError:
+def translate(error: BotoCoreError | ClientError | OSError, where: str) -> ShardedModelError:
     """Make our error of one of botocore's.
 
     Args:
-        error: what botocore raised.
+        error: what botocore raised. An ``OSError`` is about files that it takes credentials from:
+            those of connections are wrapped.
         where: the object's URI, for the message.
     """
     if isinstance(error, ClientError):
         return _translate_answer(error, where)
+    if not isinstance(error, BotoCoreError):  # some of which are OSErrors too
+        return ConfigurationError(
+            f"{where}: a file of AWS's credentials cannot be read ({excerpt(str(error))}); mount "
+            "it, or correct the variable AWS_* that names it"
+        )
+    if isinstance(error, CredentialRetrievalError):
+        return Unavailable(f"{where}: nobody gives credentials ({excerpt(str(error))})")
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return AccessDenied(
             f"{where}: no complete credentials found; name a Secret with AWS_ACCESS_KEY_ID and "

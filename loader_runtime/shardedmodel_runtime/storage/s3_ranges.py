@@ -158,7 +158,7 @@ class RangeReader:
             answer = self._http.send(request.prepare())
         except (ConnectionError, HTTPClientError) as error:
             raise unreachable(without_query(str(error)), where) from None  # its cause holds the URL
-        except BotoCoreError as error:
+        except (BotoCoreError, OSError) as error:
             raise translate(error, where) from error
         if answer.status_code not in (200, 206):
             raise self._refusal(answer, where)

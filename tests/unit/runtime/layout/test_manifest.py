@@ -365,6 +365,20 @@ def test_a_manifest_that_comes_too_slowly_is_not_waited_for(tmp_path: Path) -> N
         read_manifest(store, within_seconds=0.01)
 
 
+class Refusing(Trickle):
+    """A store that cannot be reached, and is asked again."""
+
+    def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
+        self.repeated(Unavailable("could not connect to the endpoint"))
+        return super().read(key, limit=limit, digest=digest)
+
+
+def test_a_manifest_that_does_not_come_in_time_tells_what_went_wrong_last(tmp_path: Path) -> None:
+    store = Refusing(parse_uri(tmp_path.as_uri()))
+    with pytest.raises(Unavailable, match="its deadline left; could not connect to the endpoint"):
+        read_manifest(store, within_seconds=0.2)
+
+
 def test_a_deadline_changes_nothing_for_a_manifest_that_comes(tmp_path: Path) -> None:
     manifest = write_layout(tmp_path).manifest
     with open_store(tmp_path.as_uri()) as store:

@@ -151,3 +151,9 @@ def test_a_kernel_that_does_not_populate_maps_nothing(
 ) -> None:
     monkeypatch.setattr(mapping, "can_populate", lambda: False)
     assert not can_map(tmp_path)
+
+
+def test_what_is_no_file_is_not_waited_for(files: LocalStore) -> None:
+    os.mkfifo(files.path("pipe"))
+    with MappedStore(files) as store, pytest.raises(NotFound, match="pipe: is not a file"):
+        store.map("pipe", 10)

@@ -14,6 +14,7 @@ from shardedmodel_runtime.storage.s3_client import new_session
 
 VARIABLES = (
     *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+    *("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_DEFAULT_REGION"),
     *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 )
 OVER_TLS = StoreOptions("https://localhost:1", credentials=Credentials("key", "secret"))
@@ -90,3 +91,25 @@ def test_an_empty_name_of_authorities_does_not_end_the_checks(
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "")
     assert certificates(new_session(), "https://localhost:1") is True
+
+
+@pytest.mark.parametrize("operation", ["read", "describe"])
+def test_a_token_that_is_not_mounted_is_named_by_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, operation: str
+) -> None:
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    arguments = {"limit": 1} if operation == "read" else {}
+    with (
+        open_store("s3://bucket", StoreOptions("http://localhost:1")) as store,
+        pytest.raises(ConfigurationError, match=rf"file of AWS's credentials .*{tmp_path}/token"),
+    ):
+        getattr(store, operation)("key", **arguments)
+
+
+def test_a_region_that_is_no_name_is_not_taken_for_the_endpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu west")
+    with pytest.raises(ConfigurationError, match=r"AWS's configuration: .*'eu west'"):
+        opened()

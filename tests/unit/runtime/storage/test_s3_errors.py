@@ -5,6 +5,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectTimeoutError,
+    CredentialRetrievalError,
     EndpointConnectionError,
     IncompleteReadError,
     NoCredentialsError,
@@ -75,3 +76,10 @@ def test_every_failure_names_the_object_and_who_is_to_blame(
     assert translated.message.startswith("s3://bucket/key: ")
     with pytest.raises(expected, match=f"(?i){says}"):
         raise translated
+
+
+def test_an_agent_of_credentials_that_does_not_answer_yet_is_asked_again() -> None:
+    error = CredentialRetrievalError(provider="container-role", error_msg="refused")
+    translated = translate(error, "s3://bucket")
+    assert isinstance(translated, Unavailable)
+    assert "nobody gives credentials" in translated.message
