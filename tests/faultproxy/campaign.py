@@ -111,13 +111,17 @@ class Bench:
     uri: str
     server: S3Server
 
-    def store(self, clock: ServerClock | None = None) -> S3Store:
+    def store(
+        self,
+        clock: ServerClock | None = None,
+        read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> S3Store:
         """Open the layout as a loader does, but with little patience."""
         return S3Store(
             parse_uri(self.uri),
             StoreOptions(self.proxy.endpoint_url, credentials=self._credentials),
             RetryPolicy(base_seconds=0.002, max_seconds=0.01),
-            READ_TIMEOUT_SECONDS,
+            read_timeout_seconds,
             clock,
         )
 
@@ -130,17 +134,29 @@ class Bench:
         Raises:
             AssertionError: the load hangs, ended in an error without a name, or holds a wrong byte.
         """
+        ended = self.ended(plan, rank)
+        if isinstance(ended, LoadedShard):
+            return ""
+        assert isinstance(ended, ShardedModelError), f"{plan}: {ended!r}"
+        return ended.reason
+
+    def ended(
+        self, plan: Plan, rank: int, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+    ) -> LoadedShard | Exception:
+        """Load one rank under faults; gives what it ended in.
+
+        Raises:
+            AssertionError: the load hangs, or holds a wrong byte.
+        """
         self.proxy.use(plan)
         clock = _wrong_clock() if Kind.CLOCK_SKEW in plan.kinds else None
-        with closing(self.store(clock)) as store:
+        with closing(self.store(clock, read_timeout_seconds)) as store:
             ended = _within(
                 HANG_SECONDS, DistributedCheckpointLoader(self._config(rank), store=store)
             )
         if isinstance(ended, LoadedShard):
             assert_right(ended.state_dict, self.layout.expected[rank])
-            return ""
-        assert isinstance(ended, ShardedModelError), f"{plan}: {ended!r}"
-        return ended.reason
+        return ended
 
     @property
     def _credentials(self) -> Credentials:

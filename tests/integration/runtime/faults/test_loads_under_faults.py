@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from shardedmodel_runtime.loading.loader import LoadedShard
 from tests.faultproxy import campaign
 from tests.faultproxy.campaign import PASSING, STALLS, Bench, Tally
 from tests.faultproxy.faults import Kind
+from tests.faultproxy.messages import Request
 from tests.faultproxy.schedule import Plan
 from tests.s3server import S3Server
 
@@ -17,6 +19,10 @@ pytestmark = pytest.mark.integration
 FAULTS_OF_A_KIND = 80
 SIGNED = ("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token")
 """What a presigned URL holds that nobody else may have."""
+
+LONG_SECONDS = 25.0
+"""Patience with a stalled connection that only a second request is shorter than: the proxy keeps it
+for 30 s, and the load's deadline is as long."""
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +117,20 @@ def test_a_malformed_header_is_logged_without_the_signature(
     bench.load(Plan(seed=1, kinds=(Kind.MALFORMED_HEADER,), share=1.0), rank=0)
     assert "Failed to parse headers" in caplog.text
     assert not any(word in caplog.text for word in SIGNED)
+
+
+class OneStall(Plan):
+    """The first answer about the beginning of an object stalls, and nothing else."""
+
+    def fault(self, request: Request, occurrence: int) -> Kind | None:
+        first = request.head.get("Range").startswith("bytes=0-")
+        return super().fault(request, occurrence) if first else None
+
+
+def test_a_range_that_stalls_is_overtaken_by_a_second_request(bench: Bench) -> None:
+    key = bench.layout.manifest.objects_of(0)[0].key
+    plan = OneStall(kinds=(Kind.STALL,), share=1.0, suffix=key)
+    ended = bench.ended(plan, rank=0, read_timeout_seconds=LONG_SECONDS)
+    assert isinstance(ended, LoadedShard)
+    assert bench.proxy.injected == {Kind.STALL: 1}
+    assert ended.report.hedges == 1
