@@ -62,10 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         if name in ModelLoadConfig.model_fields and value is not None
     }
     config = ModelLoadConfig.parse(given | Launch.from_environment().model_dump())
-    _, group = load_group(config)
-    if config.rank == 0:
-        print(group.to_json() if arguments.json else table(group), flush=True)
-    leave()
+    try:
+        _, group = load_group(config)
+        if config.rank == 0:
+            print(group.to_json() if arguments.json else table(group), flush=True)
+    finally:
+        leave()  # threads of a group that is left to the interpreter's end may abort the process
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,6 +13,10 @@ from shardedmodel_runtime.errors import Terminated
 from shardedmodel_runtime.layout.job import ShardJob
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.report import ShardSummary
+
+
+class _AskedToEnd(BaseException):
+    """Out of a signal's handler: no library's ``except Exception`` takes it for its own failure."""
 
 
 def print_summary(summary: ShardSummary, *, as_json: bool) -> None:
@@ -36,11 +40,33 @@ def stopped_by_signals(job: ShardJob) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         job.stop()
         if not job.writing:
-            raise Terminated("the process was asked to end before it wrote anything")
+            raise _AskedToEnd
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    with _handled(handle, signal.SIGTERM, signal.SIGINT):
+        yield
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command through its cleanups, as SIGINT does; a second one at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _AskedToEnd
+
+    with _handled(handle, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handled(
+    handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals
+) -> Iterator[None]:
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
+    except _AskedToEnd:
+        raise Terminated("the process was asked to end before anything was published") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"which of them this is, from 0; else {INDEX_VARIABLE} of the environment",
     )
     parser.add_argument(
-        "--port", type=int, metavar="P", help="serve /report, /metrics and probes here"
+        "--port", type=_port, metavar="P", help="serve /report, /metrics and probes here"
     )
     parser.add_argument(
         "--termination-log", type=Path, metavar="FILE", help="write the summary or failure here"
@@ -120,6 +120,12 @@ def _serving(port: int | None, job: ShardJob) -> Iterator[None]:
     )
     with server:
         yield
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; use one from 0 (any) to 65535")
+    return int(text)
 
 
 def _metrics(job: ShardJob) -> str:

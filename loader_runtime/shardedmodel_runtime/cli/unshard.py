@@ -8,16 +8,36 @@ from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
+from shardedmodel_runtime.cli.running import ended_by_sigterm
 from shardedmodel_runtime.cli.verify import verify_with_progress
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.unsharding import check_new, unshard
+from shardedmodel_runtime.storage.uri import parse_uri
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     common.add_layout(parser)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder for the files")
+    parser.add_argument(
+        "folder", type=_folder, metavar="FOLDER", help="a new folder for the files, or its file://"
+    )
     common.add_json(parser)
+
+
+def _folder(text: str) -> Path:
+    """Take a path, or the URI of one: weights are put together on this machine."""
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return Path(text)
+    if scheme != "file":
+        raise argparse.ArgumentTypeError(
+            f"{excerpt(scheme)}:// is not on this machine; name a folder here, and copy it then"
+        )
+    try:
+        return Path(parse_uri(text).path)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,10 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: the folder is not empty.
         LayoutError: the layout is missing or broken.
-        StorageError: the layout cannot be read.
+        StorageError: the layout cannot be read, or the folder not be written.
+        Terminated: SIGTERM came; nothing is left behind.
     """
     check_new(arguments.folder)
-    with common.opener(arguments, "storage")(arguments.layout) as store:
+    with ended_by_sigterm(), common.opener(arguments, "storage")(arguments.layout) as store:
         manifest = read_manifest(store)
         verified = verify_with_progress(store, manifest)
         verified.raise_if_broken()

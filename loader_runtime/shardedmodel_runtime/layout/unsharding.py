@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.errors import ConfigurationError, StorageError, excerpt
 from shardedmodel_runtime.formats.hf import INDEX_KEY, SINGLE_KEY
 from shardedmodel_runtime.formats.safetensors import build_header
 from shardedmodel_runtime.layout.companions import restore_companions
@@ -47,17 +47,18 @@ def unshard(
     Raises:
         ConfigurationError: the folder is there already and not empty.
         LayoutError: the pieces do not fit together.
-        StorageError: the layout cannot be read.
+        StorageError: the layout cannot be read, or the folder not be written.
     """
     check_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
-    temporary.mkdir()
     try:
+        temporary.mkdir(parents=True)
         names = restore_companions(store, manifest, temporary)
         tensors = recombine_layout(manifest, store, digests)
         names += _write_files(manifest, tensors, temporary, max_file_bytes, progressed)
         os.replace(temporary, folder)  # replaces an empty folder, too
+    except OSError as error:
+        raise StorageError(f"FOLDER: {folder} cannot be written: {excerpt(str(error))}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return [folder / name for name in names]

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,30 @@ def test_a_signal_before_anything_is_written_ends_the_job_at_once(
     failure = Failure.model_validate_json(log.read_bytes())
     assert (failure.reason, failure.retryable) == ("Terminated", True)
     assert signal.getsignal(number) == before
+
+
+def test_no_library_takes_a_signal_for_a_failure_of_its_own(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def receive(job: ShardJob) -> None:
+        with suppress(Exception):  # as botocore does, which then asks again
+            signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the job went on")
+
+    monkeypatch.setattr(ShardJob, "run", receive)
+    arguments = ["shard", checkpoint.uri, (tmp_path / "shards").as_uri(), "--tensor", "2"]
+    assert main(arguments) == 143
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_a_port_that_is_none_is_told(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    storage = (tmp_path / "shards").as_uri()
+    with pytest.raises(SystemExit) as ended:
+        main(["shard", checkpoint.uri, storage, "--tensor", "2", f"--port={port}"])
+    assert ended.value.code == 2
+    assert f"argument --port: {port!r} is no port" in capsys.readouterr().err
 
 
 def test_workers_take_their_number_from_the_indexed_job(
