@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from shardedmodel_runtime.errors import (
     InvalidSafetensors,
@@ -18,6 +19,9 @@ from shardedmodel_runtime.layout.digests import ObjectDigest
 from shardedmodel_runtime.layout.manifest import Manifest, block_spans
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.storage.base import ObjectInfo, ObjectStore
+from shardedmodel_runtime.storage.reading import Reading
+
+T = TypeVar("T")
 
 OBJECTS_AT_ONCE = 4
 """Objects read side by side, each through one block's buffer: 64 MiB."""
@@ -75,15 +79,15 @@ def verify_layout(
         StorageError: the store cannot be read; an object that is missing is a problem instead.
     """
 
-    def verify(item: LayoutObject) -> tuple[LayoutObject, str, list[str]]:
+    def verify(item: LayoutObject, reading: Reading) -> tuple[LayoutObject, str, list[str]]:
         try:
             info = store.describe(item.key)
-            return item, info.digest, list(_problems(store, manifest, item, info, progressed))
+            problems = _problems(store, manifest, item, info, progressed, reading)
+            return item, info.digest, list(problems)
         except (NotFound, SourceChanged) as error:
             return item, "", [error.message]
 
-    with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="verify") as executor:
-        results = list(executor.map(verify, manifest.objects))
+    results = _side_by_side(verify, manifest.objects)
     return Verification(
         objects=len(results),
         bytes=sum(item.bytes for item, _, _ in results),
@@ -91,6 +95,20 @@ def verify_layout(
         + list(_file_problems(store, manifest)),
         digests={item.key: digest for item, digest, texts in results if not texts},
     )
+
+
+def _side_by_side(
+    work: Callable[[LayoutObject, Reading], T], items: Sequence[LayoutObject]
+) -> list[T]:
+    """Work on items in threads; what ends the caller's wait, Ctrl-C say, ends their reads too."""
+    readings = [Reading() for _ in items]
+    executor = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="verify")
+    try:
+        return list(executor.map(work, items, readings))
+    finally:
+        for reading in readings:
+            reading.abandon()
+        executor.shutdown(cancel_futures=True)
 
 
 def _file_problems(store: ObjectStore, manifest: Manifest) -> Iterator[Problem]:
@@ -107,18 +125,19 @@ def _problems(
     item: LayoutObject,
     info: ObjectInfo,
     progressed: Callable[[int], None],
+    reading: Reading,
 ) -> Iterator[str]:
     if info.size != item.bytes:
         yield f"has {info.size} bytes, the manifest says {item.bytes}"
         return
     header = bytearray(item.data_start)
-    store.read_range(item.key, 0, memoryview(header), digest=info.digest)
+    store.read_range(item.key, 0, memoryview(header), digest=info.digest, reading=reading)
     yield from _header_problems(manifest, item, bytes(header))
     checksum = ObjectDigest(manifest.block_bytes)
     buffer = memoryview(bytearray(min(manifest.block_bytes, item.bytes)))
     for start, stop in block_spans(item.bytes, manifest.block_bytes):
         block = buffer[: stop - start]
-        store.read_range(item.key, start, block, digest=info.digest)
+        store.read_range(item.key, start, block, digest=info.digest, reading=reading)
         checksum.update(block)
         progressed(len(block))
     sha256, blocks = checksum.finish()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ import pytest
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.verification import Verification, verify_layout
+from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.opening import open_store
+from shardedmodel_runtime.storage.reading import Reading
+from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders_layout import make_checkpoint, shard
 
 COMMON = "common/part-00000.safetensors"
@@ -100,3 +104,37 @@ def test_progress_adds_up_to_all_bytes(layout: Layout) -> None:
     with open_store(layout.uri) as store:
         verify_layout(store, layout.manifest, told.append)
     assert sum(told) == layout.manifest.total_bytes
+
+
+class Hanging(LocalStore):
+    """A store whose common object hangs until its read is ended; Ctrl-C comes meanwhile."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(parse_uri(layout.uri))
+        self.hangs = threading.Event()
+        self.ended = threading.Event()
+
+    def read_range(
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        digest: str | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        assert reading is not None
+        if key != COMMON:
+            assert self.hangs.wait(30)
+            raise KeyboardInterrupt
+        with reading.landing("", self.ended.set):
+            self.hangs.set()
+            assert self.ended.wait(30)
+        reading.check()
+
+
+def test_what_ends_a_verification_ends_its_reads(layout: Layout) -> None:
+    store = Hanging(layout)
+    with pytest.raises(KeyboardInterrupt):
+        verify_layout(store, layout.manifest)
+    assert store.ended.is_set()
