@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.errors import ConfigurationError, LayoutError, NotFound
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import arena_maker, choose_device
@@ -23,7 +25,8 @@ from shardedmodel_runtime.loading.runs import Progress
 from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.loading.views import tensor_views
 from shardedmodel_runtime.memory import peak_memory_bytes
-from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.naming import MANIFEST_KEY
+from shardedmodel_runtime.storage.base import ObjectStore, TooShort
 from shardedmodel_runtime.storage.opening import StoreOptions, open_store
 
 
@@ -135,6 +138,7 @@ class DistributedCheckpointLoader:
             ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` is
                 another rank's or another device's, or holds objects of other sizes.
             LayoutNotFound: there is no manifest.
+            LayoutError: an object of the manifest's is missing, or shorter than it says.
             ChecksumMismatch: a block is wrong in the store.
             StorageError: the store refused or failed.
             Unavailable: the store kept failing, the deadline passed, or reads of a load that
@@ -151,7 +155,8 @@ class DistributedCheckpointLoader:
         if self._sharing is not None:
             self._sharing.form(manifest, deadline)
         held = {} if into is None else _held(items, into, self.config.rank, self.device)
-        arenas = self._gatherer(manifest, held, deadline).gather(items)
+        with _broken_where_objects_are_not_whole():
+            arenas = self._gatherer(manifest, held, deadline).gather(items)
         for arena in arenas:
             arena.finish()
         state_dict: dict[str, torch.Tensor] = {}
@@ -203,6 +208,18 @@ class DistributedCheckpointLoader:
         return LoadReport(
             **self.figures(), cache_error=self.cache_error, seconds=seconds, phase_seconds=phases
         )
+
+
+@contextmanager
+def _broken_where_objects_are_not_whole() -> Iterator[None]:
+    """Tell of what the manifest names and the store has not as of a layout that is broken."""
+    try:
+        yield
+    except (NotFound, TooShort) as error:
+        raise LayoutError(
+            f"{error.message}, and the manifest names it; delete the layout's {MANIFEST_KEY} and "
+            "pre-shard the model again"
+        ) from error
 
 
 def _cache_of(config: ModelLoadConfig) -> NodeCache | None:

@@ -284,6 +284,15 @@ def too_large(uri: str, size: int, limit: int) -> StorageError:
     return StorageError(f"{uri} has {size} bytes; at most {limit} are read of such an object")
 
 
-def too_short(uri: str, size: int, stop: int) -> StorageError:
+class TooShort(StorageError):
+    """An object ends before a range that must be in it."""
+
+    @property
+    def reason(self) -> str:
+        """Not worth a word of its own to users."""
+        return StorageError.__name__
+
+
+def too_short(uri: str, size: int, stop: int) -> TooShort:
     """Make the error for an object that ends before a range that must be in it."""
-    return StorageError(f"{uri} ends at byte {size}; bytes up to {stop} were asked for")
+    return TooShort(f"{uri} ends at byte {size}; bytes up to {stop} were asked for")

@@ -28,6 +28,7 @@ from shardedmodel_runtime.errors import (
     Unavailable,
     excerpt,
 )
+from shardedmodel_runtime.storage.base import TooShort
 from shardedmodel_runtime.storage.options import REGION
 
 _REGION_CODES = frozenset(
@@ -149,6 +150,8 @@ def _translate_answer(error: ClientError, where: str) -> ShardedModelError:
         return AccessDenied(f"{where}: the credentials or the clock are out of date ({answer})")
     if code in _REGION_CODES:
         return ConfigurationError(f"{where}: the bucket is in another region ({answer})")
+    if status == 416:
+        return TooShort(f"{where}: ends before the bytes that were asked for ({answer})")
     if status == 501:
         return Unsupported(f"{where}: the store does not know the operation ({answer})")
     if status in (429, 503) or code in _THROTTLE_CODES:

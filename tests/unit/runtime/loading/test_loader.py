@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import torch
 from shardedmodel_runtime.errors import (
     ChecksumMismatch,
     ConfigurationError,
+    LayoutError,
     LayoutNotFound,
-    NotFound,
     Unavailable,
 )
 from shardedmodel_runtime.loading.config import ModelLoadConfig
@@ -203,11 +205,15 @@ def test_without_verification_a_wrong_block_is_taken_as_it_is(tmp_path: Path) ->
     assert load(config(layout, verify=False)).report.retries == 0
 
 
-def test_a_missing_object_is_not_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("map_files", [True, False])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: os.truncate(path, BLOCK_BYTES + 1)])
+def test_a_layout_whose_object_is_missing_or_shortened_is_broken(
+    tmp_path: Path, spoil: Callable[[Path], None], map_files: bool
+) -> None:
     layout = write_layout(tmp_path, 2)
-    layout.object_path(1).unlink()
-    with pytest.raises(NotFound, match="tp-00001-of-00002"):
-        load(config(layout, 1))
+    spoil(layout.object_path(1))
+    with pytest.raises(LayoutError, match=r"tp-00001-of-00002.*delete the layout's manifest\.json"):
+        load(config(layout, 1, map_files=map_files))
 
 
 def test_a_folder_without_a_manifest_is_no_layout(tmp_path: Path) -> None:

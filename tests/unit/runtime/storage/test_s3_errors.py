@@ -24,6 +24,7 @@ from shardedmodel_runtime.errors import (
     Throttled,
     Unavailable,
 )
+from shardedmodel_runtime.storage.base import TooShort
 from shardedmodel_runtime.storage.s3_errors import translate
 
 
@@ -83,3 +84,9 @@ def test_an_agent_of_credentials_that_does_not_answer_yet_is_asked_again() -> No
     translated = translate(error, "s3://bucket")
     assert isinstance(translated, Unavailable)
     assert "nobody gives credentials" in translated.message
+
+
+def test_a_range_beyond_the_end_tells_that_the_object_is_too_short() -> None:
+    translated = translate(answer(416, "InvalidRange"), "s3://bucket/key")
+    assert isinstance(translated, TooShort)
+    assert translated.reason == "StorageError"
