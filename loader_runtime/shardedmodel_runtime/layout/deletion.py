@@ -83,7 +83,8 @@ def _require_own_folder(store: ObjectStore, manifest: Manifest) -> None:
     if folder != manifest.layout_hash:
         raise LayoutError(
             f"{store.uri}: the folder is not named {manifest.layout_hash}, as its manifest says; "
-            f"nothing of {excerpt(folder)!r} is deleted"
+            f"nothing of {excerpt(folder)!r} is deleted. Remove what has a name of its own, "
+            "such as what ranks saved, with the tools of its store"
         )
 
 

@@ -147,11 +147,9 @@ class Place(Options):
         """Give the lowest of this pod's ranks: its ordinal times ranks per pod; 0 without a pod.
 
         Raises:
-            ConfigurationError: the pod's name has no ordinal, or one beyond the group.
+            ConfigurationError: the pod's name has no ordinal, or there are fewer ranks.
         """
-        if not self.pod:
-            return 0
-        ordinal = self.pod.rpartition("-")[2]
+        ordinal = self.pod.rpartition("-")[2] if self.pod else "0"
         if not (ordinal.isascii() and ordinal.isdigit()):
             raise ConfigurationError(
                 f"POD_NAME: {excerpt(self.pod)!r} does not end in -<ordinal>; "
@@ -159,8 +157,9 @@ class Place(Options):
             )
         first = int(ordinal) * options.local_ranks
         if first + options.local_ranks > options.world_size:
+            pod = f"pod {excerpt(self.pod)!r} with " if self.pod else ""
             raise ConfigurationError(
-                f"--world-size: {options.world_size} has no place for pod "
-                f"{excerpt(self.pod)!r} with --local-ranks {options.local_ranks}"
+                f"--world-size: {options.world_size} has no place for "
+                f"{pod}--local-ranks {options.local_ranks}"
             )
         return first

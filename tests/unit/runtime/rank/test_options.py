@@ -67,3 +67,8 @@ def test_a_load_ends_within_the_deadline_of_its_pod() -> None:
 
 def test_the_layout_is_called_by_the_end_of_its_address() -> None:
     assert options().layout_hash == "0123abcd"
+
+
+def test_more_ranks_than_the_group_has_are_refused_without_a_pod_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"no place for --local-ranks 3"):
+        Place().first_rank(options(world_size=2, local_ranks=3))
