@@ -8,12 +8,12 @@ never loads torch.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import shardedmodel_runtime
+from shardedmodel_runtime import logs
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.init import end_by_sigterm
 
@@ -54,10 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; errors of ours are one line on stderr.
     """
     end_by_sigterm()
-    arguments = _parse(sys.argv[1:] if argv is None else list(argv))
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("botocore").setLevel(logging.WARNING)
+    logs.configure()
     try:
+        arguments = _parse(sys.argv[1:] if argv is None else list(argv))
         return int(arguments.run(arguments))
     except ShardedModelError as error:
         print(f"error: {error.reason}: {error.message}", file=sys.stderr)

@@ -12,6 +12,7 @@ import sys
 from contextlib import ExitStack
 from typing import NoReturn
 
+from shardedmodel_runtime import logs
 from shardedmodel_runtime.errors import GroupError, ShardedModelError, excerpt
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.rank.options import Place, RankOptions
@@ -104,5 +105,5 @@ def end_for_change(reporter: Reporter, status: RankStatus) -> NoReturn:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure()
     sys.exit(main(RankOptions.model_validate_json(sys.argv[1]), int(sys.argv[2])))

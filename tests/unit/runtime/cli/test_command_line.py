@@ -171,6 +171,17 @@ def test_an_interrupt_is_no_traceback(
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_an_interrupt_while_a_command_is_imported_is_one_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shardedmodel_runtime.cli.import_module", interrupt)
+    assert main(["plan", "file:///x", "--tensor", "2"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_anything_is_written_ends_the_job_at_once(
     checkpoint: Checkpoint,

@@ -1,0 +1,15 @@
+"""Logging of the processes that are ours, commands and ranks; a library configures none."""
+
+from __future__ import annotations
+
+import logging
+
+TALKATIVE = ("boto3", "botocore", "s3transfer", "torch", "urllib3")
+"""Libraries whose remarks tell users nothing; their warnings are shown."""
+
+
+def configure() -> None:
+    """Log to stderr what the runtime says, and what libraries warn of."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
