@@ -19,7 +19,7 @@ _numbers = count()
 
 
 class Beat(Wire):
-    """One sign of life: which process, its how manieth, and how it stands."""
+    """One sign of life: which process, its number in order, and how it stands."""
 
     member: str
     number: int
