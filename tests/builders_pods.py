@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardedmodel_runtime.report import Failure, GroupReport, RankReport
+from tests.s3server import free_ports
 
 COMMAND = str(Path(sys.executable).with_name("shardedmodel"))
 PATIENCE_SECONDS = 60.0
@@ -22,10 +22,8 @@ PATIENCE_SECONDS = 60.0
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses now, nor takes for an outgoing connection before it is used."""
+    return free_ports(1)[0]
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
