@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +268,18 @@ def test_an_empty_tensor_and_a_scalar_come_back(tmp_path: Path) -> None:
 def test_the_peak_of_memory_covers_what_was_loaded(tmp_path: Path) -> None:
     report = load(config(write_layout(tmp_path, 1))).report
     assert report.peak_memory_bytes > report.bytes
+
+
+def test_a_load_imports_nothing(tmp_path: Path) -> None:
+    """An import takes longer than a hundred megabytes do."""
+    layout = write_layout(tmp_path, world_size=1)
+    program = (
+        "import sys\n"
+        "from shardedmodel_runtime.loading.config import ModelLoadConfig\n"
+        "from shardedmodel_runtime.loading.loader import load\n"
+        "known = set(sys.modules)\n"
+        "load(ModelLoadConfig(layout=sys.argv[1], device='cpu'))\n"
+        "print(sorted(set(sys.modules) - known))\n"
+    )
+    command = [sys.executable, "-c", program, layout.uri]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
