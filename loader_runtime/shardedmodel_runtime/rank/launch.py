@@ -11,11 +11,13 @@ import socket
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Self
+from itertools import count
+from typing import Literal, Self
 
 import torch
 import torch.distributed as dist
 from pydantic import Field
+from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
 from shardedmodel_runtime.errors import ConfigurationError, GroupError, excerpt
@@ -41,11 +43,17 @@ from shardedmodel_runtime.storage.base import ObjectStore
 TIMEOUT_SECONDS = 1800.0
 """For what ranks wait for of each other, the slowest load among it where loads have no deadline;
 torchrun ends all ranks when one fails, so nobody waits for the dead."""
+JOIN_TIMEOUT_SECONDS = 300.0
+"""For ranks to meet. torchrun starts those of all nodes together once its agents have met, so what
+is between them is how long a slow disk takes to import torch."""
 POLL_SECONDS = 0.1
-"""Between two looks whether all ranks have loaded."""
+"""Between two looks whether all ranks are as far."""
 _PREFIX = "shardedmodel"
-_LOADED = "loaded"
-"""Counts the ranks that have told their reports: one small question for each look."""
+_loads = count()
+"""Numbers this process's loads as all its peers number theirs: each has keys of its own."""
+
+Step = Literal["joined", "loaded"]
+"""What ranks wait for of each other."""
 
 
 class Launch(Options):
@@ -72,26 +80,30 @@ class Launch(Options):
         return cls.parse({name: value for name, value in names.items() if value})
 
 
-def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
+def load_group(
+    config: ModelLoadConfig, *, join_timeout_seconds: float = JOIN_TIMEOUT_SECONDS
+) -> tuple[LoadedShard, GroupReport]:
     """Load this rank's shard while its peers load theirs, and learn how all of them did.
 
-    Where the group has more than one rank, it is torch's default process group from here on.
+    Where the group has more than one rank, it is torch's default process group: the one that there
+    is already, or else one that is formed here and stays. All ranks load together, each time.
 
     Args:
         config: what this rank loads; ``rank`` and ``world_size`` are those of its launcher.
+        join_timeout_seconds: how long to wait for peers before giving up.
 
     Returns:
         What the rank holds; and the reports of all ranks on rank 0, elsewhere this rank's.
 
     Raises:
         ShardedModelError: what the loader raises.
-        GroupError: the group did not form, rank 0 did not publish the manifest, or a rank had not
-            loaded so long after this one as a load may take.
+        GroupError: ranks did not meet in time, rank 0 did not publish the manifest, or a rank had
+            not loaded so long after this one as a load may take.
     """
     with open_layout(config) as layout:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
         backend = choose_backend("auto", loader.device)
-        store = _join(config, backend, claim(loader.device))
+        store = _join(config, backend, claim(loader.device), join_timeout_seconds)
         # Ranks have met, so from here on the slowest to start takes nothing from a load's time.
         deadline = config.deadline_from_now()
         manifest = _obtain_manifest(layout, store, config.rank, deadline)
@@ -104,32 +116,65 @@ def load_group(config: ModelLoadConfig) -> tuple[LoadedShard, GroupReport]:
         world_size=config.world_size,
         formed=True,
         complete=config.rank == 0,
-        backend=backend,
+        backend=backend if store is None else dist.get_backend(),
         ranks=reports,
     )
     return shard, group
 
 
-def _join(config: ModelLoadConfig, backend: str, bound: torch.device | None) -> Store | None:
-    """Form torch's default group; gives its store, None for a rank that is alone."""
+def _join(
+    config: ModelLoadConfig, backend: str, bound: torch.device | None, seconds: float
+) -> Store | None:
+    """Meet the other ranks in torch's default group; gives the store of this load.
+
+    The group is formed where there is none yet. None for a rank that is alone.
+    """
     if config.world_size == 1:
         return None
-    timeout = timedelta(seconds=TIMEOUT_SECONDS)
     try:
-        found = rendezvous("env://", config.rank, config.world_size, timeout=timeout)
-        store, rank, world_size = next(found)
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=bound
-        )
+        store = _group_store(config, seconds)
+        own = PrefixStore(f"{_PREFIX}/{next(_loads)}", store)
+        await_all(own, config.rank, config.world_size, "joined", seconds)
+        if not dist.is_initialized():
+            dist.init_process_group(
+                backend,
+                store=store,
+                rank=config.rank,
+                world_size=config.world_size,
+                timeout=timedelta(seconds=TIMEOUT_SECONDS),
+                device_id=bound,
+            )
+    except DistError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise GroupError(
+            f"the group did not form at {excerpt(address)}, where MASTER_ADDR and MASTER_PORT "
+            f"point: {excerpt(str(error))}"
+        ) from error
+    return own
+
+
+def _group_store(config: ModelLoadConfig, seconds: float) -> Store:
+    """Give the store of the default group that there is, or of the one that is to be formed."""
+    if dist.is_initialized():
+        if (dist.get_rank(), dist.get_world_size()) != (config.rank, config.world_size):
+            raise ConfigurationError(
+                f"rank: {config.rank} of {config.world_size} is to be loaded, and this process is "
+                f"rank {dist.get_rank()} of {dist.get_world_size()} of torch's default group; "
+                "load the rank that it is"
+            )
+        known: Store = distributed_c10d._get_default_store()
+        return known
+    patience = timedelta(seconds=seconds)
+    try:
+        found = rendezvous("env://", config.rank, config.world_size, timeout=patience)
+        store: Store = next(found)[0]
+        return store
     except ValueError as error:  # a variable is missing, or is no number
         raise ConfigurationError(
             f"WORLD_SIZE is {config.world_size}, and the group's store cannot be found: "
             f"{excerpt(str(error))}; start the ranks with torchrun, which sets MASTER_ADDR and "
             "MASTER_PORT"
         ) from error
-    except DistError as error:
-        raise GroupError(f"the group did not form: {excerpt(str(error))}") from error
-    return PrefixStore(_PREFIX, store)
 
 
 def _sharing(config: ModelLoadConfig) -> Sharing | None:
@@ -164,23 +209,36 @@ def exchange(
         GroupError: ranks have not loaded after ``patience_seconds``; names them.
     """
     keys = [f"report/{rank}" for rank in range(world_size)]
-    deadline = time.monotonic() + patience_seconds
     try:
         store.set(keys[own.rank], own.to_json())
-        store.add(_LOADED, 1)
-        while store.add(_LOADED, 0) < world_size:
-            if time.monotonic() > deadline:
-                absent = [rank for rank, key in enumerate(keys) if not store.check([key])]
-                raise GroupError(
-                    f"{len(absent)} of {world_size} ranks have not loaded {patience_seconds:.0f} s "
-                    f"after rank {own.rank}: {name_ranks(absent)}; look at what they log"
-                )
-            time.sleep(POLL_SECONDS)
+        await_all(store, own.rank, world_size, "loaded", patience_seconds)
         dist.barrier()
         texts = [store.get(key) for key in keys] if own.rank == 0 else []
     except RuntimeError as error:  # torch's own: store, gloo and NCCL raise nothing narrower
         raise GroupError(f"the group fell apart: {excerpt(str(error))}") from error
     return [RankReport.model_validate_json(text) for text in texts] or [own]
+
+
+def await_all(
+    store: Store, own_rank: int, world_size: int, step: Step, patience_seconds: float
+) -> None:
+    """Say that this rank has taken a step, and wait until all have.
+
+    Raises:
+        GroupError: ranks have not after ``patience_seconds``; names them.
+        DistError: the store failed.
+    """
+    store.set(f"{step}/{own_rank}", "")
+    store.add(step, 1)  # counted, so that each look is one small question
+    deadline = time.monotonic() + patience_seconds
+    while store.add(step, 0) < world_size:
+        if time.monotonic() > deadline:
+            absent = [rank for rank in range(world_size) if not store.check([f"{step}/{rank}"])]
+            raise GroupError(
+                f"{len(absent)} of {world_size} ranks have not {step} {patience_seconds:.0f} s "
+                f"after rank {own_rank}: {name_ranks(absent)}; look at what they log"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def _report(loader: DistributedCheckpointLoader, shard: LoadedShard) -> RankReport:

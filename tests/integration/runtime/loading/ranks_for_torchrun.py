@@ -1,9 +1,9 @@
 """What each rank of a test runs under torchrun: load, wrap as DTensors, and hold them against all.
 
-    torchrun … ranks_for_torchrun.py LAYOUT EXPECTED [share]
+    torchrun … ranks_for_torchrun.py LAYOUT EXPECTED [share] [formed]
 
 ``EXPECTED`` is a safetensors file of the whole tensors; ``share``: ranks read together what both
-hold.
+hold; ``formed``: the group is there before anything is loaded, as in a training script.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import init_device_mesh
@@ -27,6 +28,8 @@ from shardedmodel_runtime.rank.launch import Launch, load_group
 def main(layout: str, expected: str, *options: str) -> None:
     """Load and compare; any difference is an error of the rank."""
     launch = Launch.from_environment()
+    if "formed" in options:
+        dist.init_process_group("gloo")
     config = ModelLoadConfig(
         layout=layout, device="cpu", share_common="share" in options, **launch.model_dump()
     )
@@ -42,6 +45,8 @@ def main(layout: str, expected: str, *options: str) -> None:
         assert tensors[name].to_local().data_ptr() == shard.state_dict[name].data_ptr()
     if "share" in options:
         load_again(config)
+    again, _ = load_group(config)
+    assert all(torch.equal(again.state_dict[name], t) for name, t in shard.state_dict.items())
     leave()
 
 

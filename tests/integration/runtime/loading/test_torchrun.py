@@ -10,8 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import torch.distributed as dist
 from safetensors.torch import save_file
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from shardedmodel_runtime import cli
+from shardedmodel_runtime.errors import ConfigurationError, GroupError, LayoutNotFound
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank.group import leave
+from shardedmodel_runtime.rank.launch import load_group
 from shardedmodel_runtime.report import GroupReport
 from tests.builders_pods import free_port
 from tests.builders_rank_layout import small_model, write_layout
@@ -30,6 +37,18 @@ if os.environ["RANK"] == "1":
 sys.exit(main())
 """
 """The command, whose rank 1 sleeps instead of loading."""
+RANK_1_NEVER_COMES = """
+import os, sys, time
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank.launch import Launch, load_group
+
+if os.environ["RANK"] == "1":
+    time.sleep(600)
+launch = Launch.from_environment()
+config = ModelLoadConfig(layout=sys.argv[1], device="cpu", **launch.model_dump())
+load_group(config, join_timeout_seconds=2)
+"""
+"""A load whose rank 1 sleeps before it has met the other."""
 RANK_0_READS_FOR_EVER = """
 import sys, time
 from shardedmodel_runtime.cli import main
@@ -69,7 +88,7 @@ def test_torchrun_loads_all_ranks_of_a_layout_and_rank_0_reports_them(tmp_path: 
     assert group.load_skew >= 1
 
 
-@pytest.mark.parametrize("options", [(), ("share",)])
+@pytest.mark.parametrize("options", [(), ("share",), ("formed",)])
 def test_a_shard_is_dtensors_whose_whole_is_the_checkpoint(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -95,6 +114,45 @@ def test_a_rank_that_hangs_is_named_once_a_load_may_take_no_longer(tmp_path: Pat
     done = torchrun(2, str(script), "load", layout.uri, "--deadline-seconds", "2")
     assert done.returncode != 0
     assert "GroupError: 1 of 2 ranks have not loaded 2 s after rank 0: 1;" in done.stderr
+
+
+def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "sleeping.py"
+    script.write_text(RANK_1_NEVER_COMES)
+    done = torchrun(2, str(script), write_layout(tmp_path, 2).uri)
+    assert done.returncode != 0
+    assert "GroupError: 1 of 2 ranks have not joined 2 s after rank 0: 1;" in done.stderr
+
+
+def test_a_store_that_is_not_where_it_should_be_is_not_waited_for_longer_than_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    layout = write_layout(tmp_path, 2).uri
+    config = ModelLoadConfig(layout=layout, world_size=2, rank=1, device="cpu")
+    with pytest.raises(GroupError, match=r"did not form at 127.0.0.1:\d+, where MASTER_ADDR"):
+        load_group(config, join_timeout_seconds=0.5)
+
+
+def test_a_rank_loads_what_it_is_in_the_group_that_is_formed_already(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 2).uri
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ConfigurationError, match=r"rank: 1 of 2 .* rank 0 of 1"):
+            load_group(ModelLoadConfig(layout=layout, world_size=2, rank=1, device="cpu"))
+    finally:
+        leave()
+
+
+def test_a_load_that_fails_leaves_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    assert cli.main(["load", tmp_path.as_uri()]) == LayoutNotFound.exit_code
+    assert not dist.is_initialized()
 
 
 def test_a_manifest_that_never_comes_is_waited_for_as_long_as_a_load_may_take(
