@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +57,11 @@ class S3Server:
     def endpoint_url(self) -> str:
         """The server's address."""
         return f"http://127.0.0.1:{self._ports[0]}"
+
+    @property
+    def filer(self) -> str:
+        """Where its folders can be mounted from: address, port, and port of gRPC."""
+        return f"127.0.0.1:{self._ports[6]}.{self._ports[7]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -102,6 +109,16 @@ class S3Server:
             self._process.wait()
             self._process = None
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop its process for a block of code: connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End the server's process and remove a temporary folder."""
         if self._process is not None:
@@ -148,10 +165,8 @@ class S3Server:
 
     def _command(self, data: Path) -> list[str]:
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self._ports
-        # The environment's own binary, whether or not the environment is activated.
-        beside = Path(sys.executable).with_name("weed")
         return [
-            str(beside) if beside.exists() else "weed",
+            weed(),
             "server",
             f"-dir={data}",
             "-ip=127.0.0.1",
@@ -196,6 +211,12 @@ class S3Server:
 
     def _log_end(self) -> str:
         return (self.folder / "weed.log").read_text(errors="replace")[-2000:]
+
+
+def weed() -> str:
+    """Give the environment's own binary, whether or not the environment is activated."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else "weed"
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,11 +7,9 @@ it is used (``layout/proof.py``): sizes, blocks, keys, and that every rank gets 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from queue import Empty, SimpleQueue
 from typing import Self
 
 import numpy as np
@@ -37,6 +35,7 @@ from shardedmodel_runtime.sharding.cuts import LocalPiece, TensorCut
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.uri import join_uri
+from shardedmodel_runtime.storage.waiting import within
 
 BLOCK_BYTES = 16 * 1024 * 1024
 """Bytes under one checksum: what a rank reads in one request and can read again alone."""
@@ -194,27 +193,12 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
 
 
 def _in_time(store: ObjectStore, where: str, seconds: float | None) -> bytes:
-    """Read for so long at most; after that the reading thread, a daemon, is left to itself."""
-    if seconds is None:
-        return store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT)
-    ended: SimpleQueue[bytes | Exception] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            ended.put(store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT))
-        except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
-            ended.put(error)
-
-    threading.Thread(target=work, name="manifest", daemon=True).start()
-    try:
-        result = ended.get(timeout=seconds)
-    except Empty:
+    def late() -> Unavailable:
         why = store.last_failure or "raise deadline_seconds or look at the store's speed"
-        left = f"the {round(seconds, 2):g} s that its deadline left"
-        raise Unavailable(f"{where}: did not come within {left}; {why}") from None
-    if isinstance(result, Exception):
-        raise result
-    return result
+        left = f"the {round(seconds or 0.0, 2):g} s that its deadline left"
+        return Unavailable(f"{where}: did not come within {left}; {why}")
+
+    return within(seconds, lambda: store.read(MANIFEST_KEY, limit=MANIFEST_BYTES_LIMIT), late)
 
 
 def block_spans(size: int, block_bytes: int) -> Sequence[tuple[int, int]]:

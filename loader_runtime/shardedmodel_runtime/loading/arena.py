@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Protocol
 
@@ -146,6 +146,17 @@ def choose_device(wanted: Device, local_rank: int) -> torch.device:
             f"torch finds {count}; give the pod a GPU for each local rank or use device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def callers_stream(device: torch.device) -> AbstractContextManager[object]:
+    """Give what makes the caller's current stream that of the thread which enters it.
+
+    A device's memory belongs to the stream that it is taken on, and a thread begins with the
+    default stream of device 0.
+    """
+    if device.type == "cpu":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.current_stream(device))
 
 
 MakeArena = Callable[[int, torch.Tensor | None], Arena]

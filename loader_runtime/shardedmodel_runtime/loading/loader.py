@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from shardedmodel_runtime.errors import ConfigurationError, LayoutError, NotFound
+from shardedmodel_runtime.errors import ConfigurationError, LayoutError, NotFound, Unavailable
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
-from shardedmodel_runtime.loading.arena import arena_maker, choose_device
+from shardedmodel_runtime.loading.arena import Arena, arena_maker, callers_stream, choose_device
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
 from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.hedging import AT_ONCE
-from shardedmodel_runtime.loading.landings import await_landed
+from shardedmodel_runtime.loading.landings import await_landed, landing_in
 from shardedmodel_runtime.loading.load_report import LoadReport, apportion
 from shardedmodel_runtime.loading.ring import MAX_WINDOWS
 from shardedmodel_runtime.loading.runs import Progress
@@ -28,6 +28,10 @@ from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.storage.base import ObjectStore, TooShort
 from shardedmodel_runtime.storage.opening import StoreOptions, open_store
+from shardedmodel_runtime.storage.waiting import within
+
+LAST_WORDS_SECONDS = 0.5
+"""After the deadline, for the load's own error, which tells what is missing, to come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class DistributedCheckpointLoader:
         self.device = choose_device(config.device, config.local_rank)
         self.progress = Progress()
         self._store = store or open_layout(config)
-        self._cache = _cache_of(config)
+        self._cache: NodeCache | None = None
         self._before: tuple[int, int] | None = None
 
     @property
@@ -156,7 +160,7 @@ class DistributedCheckpointLoader:
             self._sharing.form(manifest, deadline)
         held = {} if into is None else _held(items, into, self.config.rank, self.device)
         with _broken_where_objects_are_not_whole():
-            arenas = self._gatherer(manifest, held, deadline).gather(items)
+            arenas = self._gather(manifest, held, deadline)
         for arena in arenas:
             arena.finish()
         state_dict: dict[str, torch.Tensor] = {}
@@ -171,6 +175,32 @@ class DistributedCheckpointLoader:
             manifest,
             self.config.rank,
             self._report(ended - began, phases),
+        )
+
+    def _gather(
+        self, manifest: Manifest, held: dict[str, torch.Tensor], deadline: float | None
+    ) -> list[Arena]:
+        """Bring the rank's objects, and wait no longer than the deadline for what hangs."""
+        items = manifest.objects_of(self.config.rank)
+        stream = callers_stream(self.device)
+        landings = ExitStack()  # left by the thread that reads, however late that ends
+        for memory in held.values():
+            landings.enter_context(landing_in(memory))
+
+        def work() -> list[Arena]:
+            with landings, stream:
+                self._cache = self._cache or _cache_of(self.config)
+                return self._gatherer(manifest, held, deadline).gather(items)
+
+        left = seconds_until(deadline)
+        return within(None if left is None else left + LAST_WORDS_SECONDS, work, self._hangs)
+
+    def _hangs(self) -> Unavailable:
+        progress = self.progress
+        cache = f" and the cache's, {self.config.cache}" if self.config.cache else ""
+        return Unavailable(
+            f"the load did not end within its deadline: {progress.bytes_done} of {progress.bytes} "
+            f"bytes have come, and a file system answers no call; look at {self._store.uri}{cache}"
         )
 
     @property

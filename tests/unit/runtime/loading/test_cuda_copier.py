@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.loading.arena import callers_stream
 from shardedmodel_runtime.loading.ring import CudaCopier
 
 DEVICE = torch.device("cuda", 1)
@@ -84,6 +85,16 @@ def test_windows_are_pinned_for_the_copiers_device(
         call.on_device(DEVICE),
         call.empty(4, dtype=torch.uint8, pin_memory=True),
         call.on_device_left(),
+    ]
+
+
+def test_the_thread_that_loads_works_on_its_callers_stream(calls: MagicMock) -> None:
+    with callers_stream(DEVICE):
+        calls.work()
+    assert calls.mock_calls == [
+        call.on_stream(calls.callers),
+        call.work(),
+        call.on_stream_left(),
     ]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from shardedmodel_runtime.errors import ConfigurationError, Unavailable
-from shardedmodel_runtime.loading import landings
+from shardedmodel_runtime.loading import landings, loader
 from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.landings import await_landed, landing_in
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard, load
 from tests.builders_rank_layout import Layout, raw, small_model, write_layout
@@ -80,6 +81,29 @@ def test_that_memory_holds_the_next_load_once_they_have_ended(
     assert {name: raw(tensor) for name, tensor in loaded.items()} == {
         name: raw(tensor) for name, tensor in second.expected[0].items()
     }
+
+
+def test_memory_is_refused_while_a_load_hangs_that_had_not_begun_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path, 1)
+    held = load(config(layout))
+    answers = threading.Event()
+    gather = Gatherer.gather
+
+    def hanging(*arguments: Any) -> Any:
+        answers.wait(HANGS_SECONDS)
+        return gather(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gatherer, "gather", hanging)
+        patched.setattr(loader, "LAST_WORDS_SECONDS", 0.0)
+        with pytest.raises(Unavailable, match="a file system answers no call"):
+            DistributedCheckpointLoader(config(layout, deadline_seconds=0.1)).load(into=held)
+    monkeypatch.setattr(landings, "ENDING_SECONDS", 0.01)
+    with pytest.raises(Unavailable, match="into: 1 reads of an earlier load"):
+        DistributedCheckpointLoader(config(layout)).load(into=held)
+    answers.set()
 
 
 def test_a_load_waits_for_reads_that_are_about_to_end(tmp_path: Path) -> None:
