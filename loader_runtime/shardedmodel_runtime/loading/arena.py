@@ -96,7 +96,8 @@ class HostArena:
 
 def _new_memory(size: int) -> torch.Tensor:
     try:
-        return torch.empty(size, dtype=torch.uint8)
+        # Named, since whoever loads may have told torch to make tensors elsewhere by default.
+        return torch.empty(size, dtype=torch.uint8, device="cpu")
     except RuntimeError as error:
         raise ConfigurationError(
             f"device: the host gives no {size} bytes for an object ({excerpt(str(error))}); "

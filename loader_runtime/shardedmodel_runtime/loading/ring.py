@@ -100,7 +100,7 @@ class CudaCopier:
     def window(self, size: int) -> torch.Tensor:
         """Make pinned memory; without the device's name it might make a context on device 0."""
         with torch.cuda.device(self._device):
-            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> Copy:
         """Queue the copy on the stream."""

@@ -83,7 +83,7 @@ def test_windows_are_pinned_for_the_copiers_device(
     CudaCopier(DEVICE).window(4)
     assert calls.mock_calls == [
         call.on_device(DEVICE),
-        call.empty(4, dtype=torch.uint8, pin_memory=True),
+        call.empty(4, dtype=torch.uint8, device="cpu", pin_memory=True),
         call.on_device_left(),
     ]
 

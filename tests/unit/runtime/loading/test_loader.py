@@ -270,6 +270,18 @@ def test_the_peak_of_memory_covers_what_was_loaded(tmp_path: Path) -> None:
     assert report.peak_memory_bytes > report.bytes
 
 
+@pytest.mark.parametrize("map_files", [True, False])
+def test_a_load_goes_to_its_device_whatever_torch_makes_tensors_on_by_default(
+    tmp_path: Path, map_files: bool
+) -> None:
+    layout = write_layout(tmp_path, world_size=1)
+    with torch.device("meta"):
+        state_dict = load(config(layout, device="cpu", map_files=map_files)).state_dict
+    assert {name: raw(tensor) for name, tensor in state_dict.items()} == {
+        name: raw(tensor) for name, tensor in layout.expected[0].items()
+    }
+
+
 def test_a_load_imports_nothing(tmp_path: Path) -> None:
     """An import takes longer than a hundred megabytes do."""
     layout = write_layout(tmp_path, world_size=1)
