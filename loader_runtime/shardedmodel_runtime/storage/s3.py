@@ -108,12 +108,16 @@ class S3Store(CountingStore):
 
     def describe(self, key: str) -> ObjectInfo:
         """Describe one object (HEAD)."""
+
+        def attempt() -> ObjectInfo:
+            answer = self._request("head_object", key)
+            return ObjectInfo(key, self._whole_size(key, answer), _digest(answer))
+
         try:
-            answer = self._call("head_object", key)
+            return self._repeat(attempt)
         except NotFound:
             self._call("head_bucket", key, Key=None)  # HEAD cannot tell which of the two is missing
             raise
-        return ObjectInfo(key, int(answer["ContentLength"]), _digest(answer))
 
     def require_root(self) -> None:
         """Ask for the bucket; whether its objects may be touched shows when they are."""
@@ -170,7 +174,7 @@ class S3Store(CountingStore):
 
         def attempt() -> tuple[ObjectInfo, bytes]:
             answer = self._request("get_object", key, Range=f"bytes=0-{limit - 1}")
-            info = ObjectInfo(key, _whole_size(answer), _digest(answer))
+            info = ObjectInfo(key, self._whole_size(key, answer), _digest(answer))
             data = bytearray(min(info.size, limit))
             self._drain(key, answer["Body"], memoryview(data))
             answer["Body"].close()
@@ -378,14 +382,17 @@ class S3Store(CountingStore):
             body.close()
             raise Unavailable(f"{self._where(key)}: the answer broke off: {error}") from error
 
+    def _whole_size(self, key: str, answer: Mapping[str, Any]) -> int:
+        """Bytes of the whole object; a server that ignores Range sends all of it."""
+        size = str(answer.get("ContentRange", "")).rpartition("/")[2]
+        if not size.isdecimal():
+            size = str(answer.get("ContentLength", ""))
+        if not size.isdecimal():  # headers end at one that is malformed
+            raise Unavailable(f"{self._where(key)}: the answer does not tell the object's length")
+        return int(size)
+
     def _ended_early(self, key: str, missing: int) -> Unavailable:
         return Unavailable(f"{self._where(key)}: the answer ended {missing} bytes early")
-
-
-def _whole_size(answer: Mapping[str, Any]) -> int:
-    """Bytes of the whole object; a server that ignores Range sends all of it."""
-    size = str(answer.get("ContentRange", "")).rpartition("/")[2]
-    return int(size) if size.isdecimal() else int(answer["ContentLength"])
 
 
 def _if_match(digest: str | None) -> dict[str, str]:

@@ -187,6 +187,18 @@ def test_an_empty_object_has_an_empty_beginning(monkeypatch: pytest.MonkeyPatch)
     assert (info.size, data) == (0, b"")
 
 
+def test_an_answer_whose_headers_broke_off_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """urllib3 drops what follows a malformed header, the object's length among it."""
+    whole = {"ContentLength": 7, "ETag": '"e"'}
+    store = make(monkeypatch, Client(head_object=[{"ETag": '"e"'}, whole]))
+    assert store.describe("key").size == 7
+    cut = {"ETag": '"e"', "Body": io.BytesIO()}
+    with pytest.raises(Unavailable, match="does not tell the object's length"):
+        make(monkeypatch, Client(get_object=[cut] * 3)).read_head("key", 10)
+
+
 def test_a_refused_beginning_stays_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound):
         make(monkeypatch, Client(get_object=[refusal(404, "NoSuchKey")])).read_head("key", 10)
