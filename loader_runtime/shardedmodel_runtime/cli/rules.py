@@ -31,8 +31,9 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     else:
         value = _read_file(Path(text))
     try:
-        documents = _rules_adapter().validate_json(json.dumps(value), strict=True)
-    except (ValidationError, TypeError) as error:
+        document = json.dumps(value, default=_refuse)
+        documents = _rules_adapter().validate_json(document, strict=True)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigurationError(f"--rules: {_problem(error)}") from error
     return tuple(Rule(**dict(document)) for document in documents)
 
@@ -51,9 +52,11 @@ def _rules_adapter() -> TypeAdapter[list[Any]]:
 def _read_file(path: Path) -> Any:
     where = f"--rules: {excerpt(str(path))}"
     try:
-        if path.stat().st_size > RULES_BYTES_LIMIT:
+        with path.open("rb") as file:  # a pipe tells no size
+            data = file.read(RULES_BYTES_LIMIT + 1)
+        if len(data) > RULES_BYTES_LIMIT:
             raise ConfigurationError(f"{where} has more than {RULES_BYTES_LIMIT} bytes")
-        text = path.read_text()
+        text = data.decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigurationError(
@@ -78,10 +81,20 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise ConfigurationError(f"{where}: not YAML: {excerpt(str(error))}") from error
 
 
-def _problem(error: ValidationError | TypeError) -> str:
-    if isinstance(error, TypeError):  # YAML has dates and other values that JSON lacks
+def _refuse(value: object) -> None:
+    kind = type(value).__name__
+    raise TypeError(f"{excerpt(repr(value), 80)}: is a {kind} in YAML; put it in quotes")
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, RecursionError) or not isinstance(error, ValidationError | TypeError):
+        return "an alias leads back to what it is part of; write the rules out"
+    if isinstance(error, TypeError):  # YAML has dates, and keys, that JSON lacks
         return excerpt(str(error))
-    first = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A name that was mistyped is missing under its right one as well.
+    unknown = (problem for problem in problems if problem["type"] == "extra_forbidden")
+    first = next(unknown, problems[0])
     if not first["loc"]:
         return "give a list of rules, each with match and strategy"
     number, *field = first["loc"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,7 @@ def test_no_rules_are_none() -> None:
             '[{"match": "*", "strategy": "row", "dim": 1}]',
             r"\[0\]\.dim: is not a field of a rule; there are match, strategy",
         ),
+        ('[{"math": "x", "strategy": "row"}]', r"\[0\]\.math: is not a field of a rule"),
     ],
 )
 def test_a_rule_that_cannot_be_meant_is_refused_by_its_field(text: str, message: str) -> None:
@@ -71,7 +74,9 @@ def test_a_rule_that_cannot_be_meant_is_refused_by_its_field(text: str, message:
     [
         (b"- [", "not YAML"),
         (b"match: x", "give a list of rules"),
-        (b"- {match: 2026-11-22, strategy: row}", "not JSON serializable"),
+        (b"- {match: 2026-11-22, strategy: row}", "is a date in YAML; put it in quotes"),
+        (b"- &rule {match: x, strategy: row, ranges: *rule}", "an alias leads back"),
+        (b"- {1: x, [2]: y}", "not YAML"),
         (b"- {match: !!python/object:os.system x, strategy: row}", "not YAML"),
         (b"\xff", "not UTF-8"),
         (b" " * (RULES_BYTES_LIMIT + 1), "has more than"),
@@ -84,3 +89,18 @@ def test_a_file_that_holds_no_rules_is_refused(
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=message):
         parse_rules(str(path))
+
+
+def test_rules_may_come_through_a_pipe(tmp_path: Path) -> None:
+    """As from a shell's ``--rules <(generate)``."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=('[{"match": "x", "strategy": "row"}]',))
+    writer.start()
+    assert parse_rules(str(pipe)) == (Rule("x", "row"),)
+    writer.join()
+
+
+def test_what_has_no_end_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="has more than"):
+        parse_rules("/dev/zero")
