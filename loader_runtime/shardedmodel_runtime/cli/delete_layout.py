@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.output import show
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.layout.deletion import delete_layout
 from shardedmodel_runtime.report import Failure
@@ -34,7 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
         Failure.of(error).leave_in(arguments.termination_log)
         raise
     if arguments.json:
-        print(json.dumps({"layout": arguments.layout, "objects": objects}))
+        show(json.dumps({"layout": arguments.layout, "objects": objects}))
+    elif objects:
+        show(f"{arguments.layout}: {objects} objects deleted")
     else:
-        print(f"{arguments.layout}: {objects} objects deleted")
+        show(f"{arguments.layout}: there is no layout, and nothing was deleted")
     return 0

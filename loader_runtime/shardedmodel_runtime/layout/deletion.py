@@ -5,7 +5,8 @@ it until everything else is gone, so that a deletion that is interrupted can be 
 the folders that it names are looked into: nothing beside the layout can be touched.
 
 A layout without a manifest is one that a Job began and did not finish. Of its folder, whose name
-is a layout's, goes what has the names of a layout's objects.
+is a layout's, goes what has the names of a layout's objects; so it does where the manifest is
+broken.
 """
 
 from __future__ import annotations
@@ -44,7 +45,12 @@ def delete_layout(store: ObjectStore) -> int:
     begun = data if data is not None else _read(store, DELETED_KEY)
     if begun is None:
         return _delete_unfinished(store)
-    manifest = Manifest.parse(begun, join_uri(store.uri, MANIFEST_KEY))
+    try:
+        manifest = Manifest.parse(begun, join_uri(store.uri, MANIFEST_KEY))
+    except LayoutError:
+        if not is_layout_name(_folder_name(store)):
+            raise
+        return _delete_unreadable(store)
     _require_own_folder(store, manifest)
     if data is not None:
         store.write(DELETED_KEY, data)
@@ -55,6 +61,16 @@ def delete_layout(store: ObjectStore) -> int:
     _delete_all(store, keys)
     store.delete(DELETED_KEY)
     return len(keys) + 1
+
+
+def _delete_unreadable(store: ObjectStore) -> int:
+    """Delete what a broken manifest, or a later release's, cannot or need not tell.
+
+    The folder has a layout's name, and what goes has the names of a layout's objects.
+    """
+    for key in (MANIFEST_KEY, DELETED_KEY):
+        store.delete(key)
+    return 1 + _delete_unfinished(store)
 
 
 def _delete_unfinished(store: ObjectStore) -> int:

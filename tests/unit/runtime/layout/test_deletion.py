@@ -121,12 +121,34 @@ def test_a_folder_that_is_not_named_by_its_layout_is_left_alone(layout: Path) ->
     assert files(renamed) == before
 
 
+@pytest.mark.parametrize("content", ["{", '{"formatVersion": 99}'])
+def test_of_a_layout_whose_manifest_cannot_be_read_what_a_job_wrote_goes(
+    layout: Path, content: str
+) -> None:
+    (layout / "manifest.json").write_text(content)
+    (layout / "notes").mkdir()
+    (layout / "notes/mine.txt").write_text("not the Job's")
+    assert delete(layout) > 0
+    assert files(layout) == {"notes/mine.txt"}
+
+
+def test_a_broken_manifest_elsewhere_is_left_alone(layout: Path) -> None:
+    renamed = layout.rename(layout.with_name("precious"))
+    (renamed / "manifest.json").write_text("{")
+    before = files(renamed)
+    with pytest.raises(LayoutError, match=r"manifest\.json"):
+        delete(renamed)
+    assert files(renamed) == before
+
+
 def test_the_command_says_what_it_deleted(layout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     count = len(files(layout))
     assert main(["delete-layout", layout.as_uri(), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"layout": layout.as_uri(), "objects": count}
     assert main(["delete-layout", layout.as_uri()]) == 0
-    assert capsys.readouterr().out == f"{layout.as_uri()}: 0 objects deleted\n"
+    assert capsys.readouterr().out == (
+        f"{layout.as_uri()}: there is no layout, and nothing was deleted\n"
+    )
 
 
 def test_a_failure_is_left_for_the_kubelet(layout: Path, tmp_path: Path) -> None:
