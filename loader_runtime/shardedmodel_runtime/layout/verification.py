@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from shardedmodel_runtime.errors import (
+    ChecksumMismatch,
     InvalidSafetensors,
     LayoutError,
     NotFound,
+    ShardedModelError,
     SourceChanged,
 )
 from shardedmodel_runtime.formats.safetensors import TensorEntry, parse_header
@@ -29,9 +31,18 @@ OBJECTS_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one object."""
+    """What is wrong with one object.
+
+    Args:
+        key: of the object.
+        reason: the error that it would be in a load: ``LayoutError`` where the object is not what
+            the manifest describes, ``ChecksumMismatch`` where its bytes differ, ``SourceChanged``
+            where it changed while it was read.
+        message: what was found.
+    """
 
     key: str
+    reason: str
     message: str
 
 
@@ -79,21 +90,23 @@ def verify_layout(
         StorageError: the store cannot be read; an object that is missing is a problem instead.
     """
 
-    def verify(item: LayoutObject, reading: Reading) -> tuple[LayoutObject, str, list[str]]:
+    def verify(item: LayoutObject, reading: Reading) -> tuple[LayoutObject, str, list[Problem]]:
         try:
             info = store.describe(item.key)
-            problems = _problems(store, manifest, item, info, progressed, reading)
-            return item, info.digest, list(problems)
-        except (NotFound, SourceChanged) as error:
-            return item, "", [error.message]
+            errors = _errors(store, manifest, item, info, progressed, reading)
+            return item, info.digest, [_problem(item.key, error) for error in errors]
+        except NotFound as error:
+            return item, "", [_problem(item.key, LayoutError(error.message))]
+        except SourceChanged as error:
+            return item, "", [_problem(item.key, error)]
 
     results = _side_by_side(verify, manifest.objects)
     return Verification(
         objects=len(results),
         bytes=sum(item.bytes for item, _, _ in results),
-        problems=[Problem(item.key, text) for item, _, texts in results for text in texts]
+        problems=[problem for _, _, found in results for problem in found]
         + list(_file_problems(store, manifest)),
-        digests={item.key: digest for item, digest, texts in results if not texts},
+        digests={item.key: digest for item, digest, found in results if not found},
     )
 
 
@@ -116,23 +129,27 @@ def _file_problems(store: ObjectStore, manifest: Manifest) -> Iterator[Problem]:
         try:
             read_companion(store, file)
         except LayoutError as error:
-            yield Problem(file.key, error.message)
+            yield _problem(file.key, error)
 
 
-def _problems(
+def _problem(key: str, error: ShardedModelError) -> Problem:
+    return Problem(key, error.reason, error.message)
+
+
+def _errors(
     store: ObjectStore,
     manifest: Manifest,
     item: LayoutObject,
     info: ObjectInfo,
     progressed: Callable[[int], None],
     reading: Reading,
-) -> Iterator[str]:
+) -> Iterator[LayoutError]:
     if info.size != item.bytes:
-        yield f"has {info.size} bytes, the manifest says {item.bytes}"
+        yield LayoutError(f"has {info.size} bytes, the manifest says {item.bytes}")
         return
     header = bytearray(item.data_start)
     store.read_range(item.key, 0, memoryview(header), digest=info.digest, reading=reading)
-    yield from _header_problems(manifest, item, bytes(header))
+    yield from _header_errors(manifest, item, bytes(header))
     checksum = ObjectDigest(manifest.block_bytes)
     buffer = memoryview(bytearray(min(manifest.block_bytes, item.bytes)))
     for start, stop in block_spans(item.bytes, manifest.block_bytes):
@@ -143,20 +160,21 @@ def _problems(
     sha256, blocks = checksum.finish()
     for number, (found, expected) in enumerate(zip(blocks, item.blocks, strict=True)):
         if found != expected:
-            yield f"block {number} (from byte {number * manifest.block_bytes}) differs"
+            at = number * manifest.block_bytes
+            yield ChecksumMismatch(f"block {number} (from byte {at}) differs")
     if sha256 != item.sha256 and blocks == item.blocks:
-        yield "SHA-256 differs while every block agrees: the manifest was changed"
+        yield LayoutError("SHA-256 differs while every block agrees: the manifest was changed")
 
 
-def _header_problems(manifest: Manifest, item: LayoutObject, header: bytes) -> Iterator[str]:
+def _header_errors(manifest: Manifest, item: LayoutObject, header: bytes) -> Iterator[LayoutError]:
     try:
         found = parse_header(header, item.bytes, name=item.key)
     except InvalidSafetensors as error:
-        yield error.message
+        yield LayoutError(error.message)
         return
     expected = tuple(
         TensorEntry(placed.name, placed.cut.dtype, placed.piece.shape, placed.start, placed.end)
         for placed in manifest.placed(item)
     )
     if found.data_start != item.data_start or found.tensors != expected:
-        yield "its safetensors header names other tensors than the manifest"
+        yield LayoutError("its safetensors header names other tensors than the manifest")

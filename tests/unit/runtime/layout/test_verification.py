@@ -51,10 +51,19 @@ def test_a_whole_layout_has_no_problems(layout: Layout) -> None:
     assert found.digests.keys() == {item.key for item in layout.manifest.objects}
 
 
+def test_an_object_that_is_missing_or_short_is_a_broken_layout(layout: Layout) -> None:
+    first, second, _ = layout.manifest.objects
+    (layout.folder / first.key).unlink()
+    (layout.folder / second.key).write_bytes(b"short")
+    found = {problem.key: problem.reason for problem in layout.verify().problems}
+    assert found == {first.key: "LayoutError", second.key: "LayoutError"}
+
+
 def test_one_flipped_bit_is_found_and_placed(layout: Layout) -> None:
     layout.flip(-1)
     found = layout.verify()
     assert problems(found) == [(COMMON, "block 0 (from byte 0) differs")]
+    assert [problem.reason for problem in found.problems] == ["ChecksumMismatch"]
     with pytest.raises(LayoutError, match="1 of 3 objects are broken: common"):
         found.raise_if_broken()
     assert COMMON not in found.digests
