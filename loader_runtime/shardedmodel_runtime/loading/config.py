@@ -137,6 +137,12 @@ class ModelLoadConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _a_size_is_that_of_a_cache(self) -> Self:
+        if self.cache_bytes is not None and not self.cache:
+            raise ValueError("cache_bytes is the size of a cache; name its folder with cache")
+        return self
+
+    @model_validator(mode="after")
     def _parts_are_not_cached(self) -> Self:
         if self.cache and self.share_common:
             raise ValueError("share_common reads parts of objects, and cache keeps whole ones")

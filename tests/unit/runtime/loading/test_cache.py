@@ -225,6 +225,11 @@ def test_what_is_not_verified_is_not_kept() -> None:
         ModelLoadConfig.parse({"layout": "file:///layout", "cache": "/cache", "verify": False})
 
 
+def test_a_size_without_a_cache_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="cache_bytes is the size of a cache"):
+        ModelLoadConfig.parse({"layout": "file:///layout", "cache_bytes": 1})
+
+
 def test_a_relative_cache_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="cache: 'cache'"):
         ModelLoadConfig.parse({"layout": "file:///layout", "cache": "cache"})
