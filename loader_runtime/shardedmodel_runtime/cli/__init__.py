@@ -8,12 +8,14 @@ never loads torch.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import shardedmodel_runtime
 from shardedmodel_runtime import logs
+from shardedmodel_runtime.cli.output import abandon_stdout
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.init import end_by_sigterm
 
@@ -40,6 +42,7 @@ exit codes:
   6    the layout is missing or broken
   7    the group of ranks could not form
   130  interrupted
+  141  nobody reads stdout any more
   143  asked to end; trying again goes on where it was
 """
 
@@ -61,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ShardedModelError as error:
         print(f"error: {error.reason}: {error.message}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        abandon_stdout()
+        return 128 + signal.SIGPIPE  # what a shell reports of a process that the signal ended
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

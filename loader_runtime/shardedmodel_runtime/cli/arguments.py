@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.formats.dtypes import CASTS
+from shardedmodel_runtime.loading.config import MAX_SECONDS
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 from shardedmodel_runtime.storage.base import ObjectStore
@@ -82,6 +84,21 @@ def add_unmatched(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def seconds(text: str) -> float:
+    """Take a time that somebody may wait for.
+
+    Raises:
+        ArgumentTypeError: it is no number above 0, or none that a clock can wait for.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{excerpt(text, 80)!r} is no number of seconds above 0")
+    return value
 
 
 def parallelism_of(arguments: argparse.Namespace) -> Parallelism:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 
 from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.output import show
 from shardedmodel_runtime.cli.progress import megabytes
 from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.rank.options import LAUNCH_TIMEOUT_SECONDS
 from shardedmodel_runtime.report import GroupReport, RankReport
 
 COLUMNS = (
@@ -34,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, metavar="N", help="most ranged reads in flight")
     parser.add_argument(
         "--deadline-seconds", type=float, metavar="S", help="longest time that the load may take"
+    )
+    parser.add_argument(
+        "--join-timeout-seconds",
+        type=common.seconds,
+        default=LAUNCH_TIMEOUT_SECONDS,
+        metavar="S",
+        help="how long to wait for the other ranks; default %(default).0f",
     )
     parser.add_argument("--cache", metavar="DIR", help="folder that keeps verified objects")
     parser.add_argument(
@@ -63,9 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     }
     config = ModelLoadConfig.parse(given | Launch.from_environment().model_dump())
     try:
-        _, group = load_group(config)
+        _, group = load_group(config, join_timeout_seconds=arguments.join_timeout_seconds)
         if config.rank == 0:
-            print(group.to_json() if arguments.json else table(group), flush=True)
+            show(group.to_json() if arguments.json else table(group))
     finally:
         leave()  # threads of a group that is left to the interpreter's end may abort the process
     return 0

@@ -10,7 +10,8 @@ from itertools import groupby
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.progress import megabytes
+from shardedmodel_runtime.cli.output import show
+from shardedmodel_runtime.cli.progress import binary_size, megabytes
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     with common.opener(arguments, "source")(arguments.source) as store:
         metadata = CheckpointMetadata.read(store)
     overview = PlanOverview(distributor.plan(metadata), metadata.config)
-    print(_to_json(overview, metadata) if arguments.json else _to_text(overview, metadata))
+    show(_to_json(overview, metadata) if arguments.json else _to_text(overview, metadata))
     return 0
 
 
@@ -65,7 +66,7 @@ def _to_text(overview: PlanOverview, metadata: CheckpointMetadata) -> str:
         "",
         f"held whole by several ranks: {sum(group.count for group in overview.replicated):,} "
         f"tensors, {megabytes(overview.replicated_bytes)}",
-        f"memory for each GPU: {max(overview.rank_bytes) / 2**30:.2f} GiB of weights "
+        f"memory for each GPU: {binary_size(max(overview.rank_bytes))} of weights "
         f"(rank {overview.largest_rank}); caches and activations come on top",
         *(f"warning: {text}" for text in overview.warnings()),
         *_unmatched_lines(plan.unmatched),

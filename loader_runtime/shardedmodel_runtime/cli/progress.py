@@ -14,6 +14,10 @@ LOG_SECONDS = 5.0
 """Between lines where each one stays, as in a pod's log."""
 
 
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
+"""Up to the one that a GPU's memory is told in."""
+
+
 class ProgressLine:
     """Shows what ``describe`` says, until it is left.
 
@@ -64,6 +68,12 @@ class ByteCount:
         """Count some more."""
         with self._lock:
             self.bytes += count
+
+
+def binary_size(count: int) -> str:
+    """Give bytes in the largest binary unit that they fill, as memory is sold."""
+    power = min(max(count.bit_length() - 1, 0) // 10, len(_BINARY_UNITS) - 1)
+    return f"{count / 1024**power:,.2f} {_BINARY_UNITS[power]}" if power else f"{count} B"
 
 
 def megabytes(count: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from shardedmodel_runtime.cli.output import show
 from shardedmodel_runtime.cli.progress import megabytes
 from shardedmodel_runtime.errors import Terminated
 from shardedmodel_runtime.layout.job import ShardJob
@@ -22,10 +23,10 @@ class _AskedToEnd(BaseException):
 def print_summary(summary: ShardSummary, *, as_json: bool) -> None:
     """Print the layout's address on stdout and what was done on stderr, or all of it as JSON."""
     if as_json:
-        print(summary.to_json())
+        show(summary.to_json())
     else:
         print(_describe(summary), file=sys.stderr)
-        print(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
+        show(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
 
 
 @contextmanager

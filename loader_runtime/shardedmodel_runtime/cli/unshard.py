@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.output import show
 from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
 from shardedmodel_runtime.cli.running import ended_by_sigterm
-from shardedmodel_runtime.cli.verify import verify_with_progress
+from shardedmodel_runtime.cli.verify import read_with_progress, verify_with_progress
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
-from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.unsharding import check_new, unshard
 from shardedmodel_runtime.storage.uri import parse_uri
 
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     check_new(arguments.folder)
     with ended_by_sigterm(), common.opener(arguments, "storage")(arguments.layout) as store:
-        manifest = read_manifest(store)
+        manifest = read_with_progress(store)
         verified = verify_with_progress(store, manifest)
         verified.raise_if_broken()
         done = ByteCount()
@@ -61,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
     if arguments.json:
         result = {"files": [str(file) for file in files], "bytes": done.bytes}
-        print(json.dumps({**result, "tensors": len(manifest.tensors)}))
+        show(json.dumps({**result, "tensors": len(manifest.tensors)}))
     else:
-        for file in files:
-            print(file)
+        show("\n".join(map(str, files)))
     return 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 
 from shardedmodel_runtime.cli import arguments as common
+from shardedmodel_runtime.cli.output import show
 from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
@@ -28,13 +30,29 @@ def run(arguments: argparse.Namespace) -> int:
         StorageError: the store cannot be read.
     """
     with common.opener(arguments, "storage")(arguments.layout) as store:
-        manifest = read_manifest(store)
+        manifest = read_with_progress(store)
         result = verify_with_progress(store, manifest)
     if arguments.json:
-        print(_to_json(store.uri, manifest, result))
+        show(_to_json(store.uri, manifest, result))
     else:
         _print(result)
     return LayoutError.exit_code if result.problems else 0
+
+
+def read_with_progress(store: ObjectStore) -> Manifest:
+    """Read a layout's manifest and show on stderr what keeps it from coming.
+
+    Raises:
+        LayoutError: there is none, or it cannot be used.
+        StorageError: the store cannot be read.
+    """
+
+    def line() -> str:
+        why = f", which failed: {store.last_failure}" if store.last_failure else ""
+        return f"waiting for the manifest of {store.uri}{why}"
+
+    with ProgressLine(line):
+        return read_manifest(store)
 
 
 def verify_with_progress(store: ObjectStore, manifest: Manifest) -> Verification:
@@ -42,7 +60,8 @@ def verify_with_progress(store: ObjectStore, manifest: Manifest) -> Verification
     done = ByteCount()
 
     def line() -> str:
-        return f"{megabytes(done.bytes)} of {megabytes(manifest.total_bytes)} verified"
+        failed = f"; last failure: {store.last_failure}" if store.last_failure else ""
+        return f"{megabytes(done.bytes)} of {megabytes(manifest.total_bytes)} verified{failed}"
 
     with ProgressLine(line):
         return verify_layout(store, manifest, done.add)
@@ -50,10 +69,10 @@ def verify_with_progress(store: ObjectStore, manifest: Manifest) -> Verification
 
 def _print(result: Verification) -> None:
     for problem in result.problems:
-        print(f"error: ChecksumMismatch: {problem.key}: {problem.message}", file=sys.stderr)
+        print(f"error: {problem.reason}: {problem.key}: {problem.message}", file=sys.stderr)
     broken = len({problem.key for problem in result.problems})
     verdict = f"{broken} broken" if broken else "all as the manifest says"
-    print(f"{result.objects} objects, {megabytes(result.bytes)}: {verdict}")
+    show(f"{result.objects} objects, {megabytes(result.bytes)}: {verdict}")
 
 
 def _to_json(uri: str, manifest: Manifest, result: Verification) -> str:
@@ -63,6 +82,6 @@ def _to_json(uri: str, manifest: Manifest, result: Verification) -> str:
             "layoutHash": manifest.layout_hash,
             "objects": result.objects,
             "bytes": result.bytes,
-            "problems": [{"key": p.key, "message": p.message} for p in result.problems],
+            "problems": [asdict(problem) for problem in result.problems],
         }
     )

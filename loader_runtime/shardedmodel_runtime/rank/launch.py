@@ -36,6 +36,7 @@ from shardedmodel_runtime.loading.loader import (
 from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.group import choose_backend, claim, name_ranks
+from shardedmodel_runtime.rank.options import LAUNCH_TIMEOUT_SECONDS
 from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
 from shardedmodel_runtime.report import GroupReport, RankReport
 from shardedmodel_runtime.storage.base import ObjectStore
@@ -43,9 +44,6 @@ from shardedmodel_runtime.storage.base import ObjectStore
 TIMEOUT_SECONDS = 1800.0
 """For what ranks wait for of each other, the slowest load among it where loads have no deadline;
 torchrun ends all ranks when one fails, so nobody waits for the dead."""
-JOIN_TIMEOUT_SECONDS = 300.0
-"""For ranks to meet. torchrun starts those of all nodes together once its agents have met, so what
-is between them is how long a slow disk takes to import torch."""
 POLL_SECONDS = 0.1
 """Between two looks whether all ranks are as far."""
 _PREFIX = "shardedmodel"
@@ -81,7 +79,7 @@ class Launch(Options):
 
 
 def load_group(
-    config: ModelLoadConfig, *, join_timeout_seconds: float = JOIN_TIMEOUT_SECONDS
+    config: ModelLoadConfig, *, join_timeout_seconds: float = LAUNCH_TIMEOUT_SECONDS
 ) -> tuple[LoadedShard, GroupReport]:
     """Load this rank's shard while its peers load theirs, and learn how all of them did.
 

@@ -26,6 +26,9 @@ from shardedmodel_runtime.report import HTTP_PORT, MASTER_PORT
 JOIN_TIMEOUT_SECONDS = 1800.0
 """How long a rank waits for its peers: the time that a rollout has by default, within which a
 missing pod may still be scheduled; a rank that gives up loses its weights."""
+LAUNCH_TIMEOUT_SECONDS = 300.0
+"""How long ranks of one launcher wait for each other. torchrun starts those of all nodes together
+once its agents have met, so what is between them is how long a slow disk takes to import torch."""
 MAX_LOCAL_RANKS = 64
 """Ranks of one pod: four times the GPUs of today's largest nodes."""
 _DEVICES: dict[str, Device] = {"auto": "auto", "gloo": "cpu", "nccl": "cuda"}

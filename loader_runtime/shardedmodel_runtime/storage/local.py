@@ -268,6 +268,8 @@ def _translated(where: str, root: Path) -> Iterator[None]:
 
 
 def _translate(error: OSError, where: str, root: Path) -> StorageError:
+    if isinstance(error, NotADirectoryError) and root.is_file():
+        return NotFound(f"{where}: {root} is a file; name the folder that it is in")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         missing = "file" if root.is_dir() else f"folder {root}"
         return NotFound(f"{where}: the {missing} does not exist; mount it or correct the uri")

@@ -14,8 +14,8 @@ import pytest
 import shardedmodel_runtime
 from shardedmodel_runtime import cli, init
 from shardedmodel_runtime.cli import COMMANDS, main
-from shardedmodel_runtime.cli.progress import ProgressLine, megabytes
-from shardedmodel_runtime.errors import AccessDenied
+from shardedmodel_runtime.cli.progress import ProgressLine, binary_size, megabytes
+from shardedmodel_runtime.errors import AccessDenied, StorageError
 from shardedmodel_runtime.layout.job import ShardJob
 from shardedmodel_runtime.report import Failure, ShardSummary
 from tests.builders_layout import Checkpoint, make_checkpoint, shard
@@ -281,7 +281,7 @@ def test_the_plan_is_a_table(checkpoint: Checkpoint, capsys: pytest.CaptureFixtu
         *("dim", "0", "over", "2", "tensor", "ranks", f"{2 * 32 * 32 * 4:,}", f"{32 * 32 * 4:,}"),
     ]
     assert re.search(r"^  ranks 0 to 1 +[\d,]+$", out, re.MULTILINE)
-    assert "memory for each GPU: 0.00 GiB of weights (rank 0)" in out
+    assert "memory for each GPU: 47.75 KiB of weights (rank 0)" in out
     assert "dimension 0 is padded by 27 rows" in out
 
 
@@ -441,6 +441,46 @@ def test_a_log_sees_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
         while not told:
             pass
     assert stream.getvalue().startswith("half done\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (91 * 10**6, "86.78 MiB")],
+)
+def test_a_size_of_memory_has_the_unit_that_it_fills(count: int, text: str) -> None:
+    assert binary_size(count) == text
+
+
+def test_a_large_size_of_memory_is_in_gib() -> None:
+    assert binary_size(80 * 2**40) == "81,920.00 GiB"
+
+
+def shell(command: str) -> tuple[int, str]:
+    """Run the command's module in a shell; gives its exit code and what it said on stderr."""
+    module = f"{sys.executable} -m shardedmodel_runtime"
+    script = f"set -o pipefail; {module} {command}"
+    done = subprocess.run(["bash", "-c", script], check=False, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_who_has_read_enough_ends_a_command_quietly(checkpoint: Checkpoint) -> None:
+    command = f"plan {checkpoint.uri} --tensor 2 --json | true"
+    assert shell(command) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_result_that_finds_no_room_is_told(checkpoint: Checkpoint) -> None:
+    code, said = shell(f"plan {checkpoint.uri} --tensor 2 > /dev/full")
+    assert code == StorageError.exit_code
+    assert said == (
+        "error: StorageError: stdout: No space left on device; write the result elsewhere\n"
+    )
+
+
+def test_a_file_in_place_of_a_checkpoints_folder_is_told(
+    checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", f"{checkpoint.uri}/config.json", "--tensor", "2"]) == 4
+    assert "config.json is a file; name the folder that it is in" in capsys.readouterr().err
 
 
 def test_megabytes_are_decimal() -> None:
