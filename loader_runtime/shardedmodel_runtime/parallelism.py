@@ -12,8 +12,12 @@ MAX_DEGREE = 1024
 enough that a typing error cannot make a plan of millions of ranks."""
 
 MAX_RANKS = 4096
-"""Most ranks of one group: several times the largest published inference deployments. Plans and
-manifests are checked for every rank, so their number bounds the time that a check takes."""
+"""Most ranks that a layout is cut for: several times the largest published inference deployments.
+Plans and manifests are checked for every rank, so their number bounds the time of a check."""
+
+MAX_GROUP_RANKS = 1024
+"""Most ranks that load as one group: all of them beat in one store, and rank 0's report lists
+each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from shardedmodel_runtime.errors import ShardedModelError
+from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class GroupReport(Told):
     complete: bool = False
     backend: Annotated[str, StringConstraints(max_length=16)] = ""
     join_seconds: float | None = Field(default=None, ge=0)
-    ranks: list[RankReport] = Field(default_factory=list, max_length=1024)
+    ranks: list[RankReport] = Field(default_factory=list, max_length=MAX_GROUP_RANKS)
 
     @property
     def load_skew(self) -> float | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
-from shardedmodel_runtime.parallelism import MAX_DEGREE
+from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 
 DEFAULT_CONCURRENCY = 64
 """Most ranged reads in flight: one S3 connection gives some 85 MB/s, so as many fill a 40 Gb/s
@@ -18,8 +18,6 @@ MAX_CONCURRENCY = 256
 """More threads than this only queue: 256 connections are beyond any link a rank has."""
 DEFAULT_RANGE_BYTES = 16 * 1024 * 1024
 """One ranged read: a block of the layout, and a part of the multipart upload that wrote it."""
-MAX_WORLD_SIZE = MAX_DEGREE
-"""Ranks of one group: what a report holds, and what one store serves."""
 
 MAX_SECONDS = 30 * 86400.0
 """Longest time that may be asked for: a month, which is as good as for ever, and less than what
@@ -73,7 +71,7 @@ class ModelLoadConfig(Options):
     region: str = ""
     """S3 region; empty: what boto3's own chain finds."""
 
-    world_size: int = Field(default=1, ge=1, le=MAX_WORLD_SIZE)
+    world_size: int = Field(default=1, ge=1, le=MAX_GROUP_RANKS)
     """Ranks of the group; must be what the layout was cut for."""
 
     rank: int = Field(default=0, ge=0)

@@ -23,7 +23,6 @@ from torch.distributed.rendezvous import rendezvous
 from shardedmodel_runtime.errors import ConfigurationError, GroupError, excerpt
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.loading.config import (
-    MAX_WORLD_SIZE,
     ModelLoadConfig,
     Options,
     seconds_until,
@@ -34,6 +33,7 @@ from shardedmodel_runtime.loading.loader import (
     open_layout,
 )
 from shardedmodel_runtime.loading.sharing import Sharing
+from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.group import choose_backend, claim, name_ranks
 from shardedmodel_runtime.rank.options import LAUNCH_TIMEOUT_SECONDS
@@ -60,7 +60,7 @@ class Launch(Options):
     rank: int = Field(default=0, ge=0)
     """``RANK``."""
 
-    world_size: int = Field(default=1, ge=1, le=MAX_WORLD_SIZE)
+    world_size: int = Field(default=1, ge=1, le=MAX_GROUP_RANKS)
     """``WORLD_SIZE``."""
 
     local_rank: int = Field(default=0, ge=0)

@@ -13,7 +13,6 @@ from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.loading.config import (
     DEFAULT_CONCURRENCY,
     MAX_CONCURRENCY,
-    MAX_WORLD_SIZE,
     Device,
     Folder,
     ModelLoadConfig,
@@ -21,6 +20,7 @@ from shardedmodel_runtime.loading.config import (
     Seconds,
     layout_hash_of,
 )
+from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 from shardedmodel_runtime.report import HTTP_PORT, MASTER_PORT
 
 JOIN_TIMEOUT_SECONDS = 1800.0
@@ -50,7 +50,7 @@ class RankOptions(Options):
     region: str = ""
     """S3 region; empty: what boto3's own chain finds."""
 
-    world_size: int = Field(default=1, ge=1, le=MAX_WORLD_SIZE)
+    world_size: int = Field(default=1, ge=1, le=MAX_GROUP_RANKS)
     """Ranks of the group."""
 
     local_ranks: int = Field(default=1, ge=1, le=MAX_LOCAL_RANKS)

@@ -21,7 +21,7 @@ from shardedmodel_operator.api.base import (
 )
 from shardedmodel_operator.api.network import NetworkPolicy
 from shardedmodel_operator.api.sharding import Sharding
-from shardedmodel_runtime.parallelism import MAX_DEGREE, Parallelism
+from shardedmodel_runtime.parallelism import MAX_DEGREE, MAX_GROUP_RANKS, Parallelism
 
 URI_PATTERN = r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/.*)?|file:///.+)$"
 """Addresses that the runtime can open; one pattern for CEL (RE2) and for the operator."""
@@ -34,9 +34,7 @@ MAX_SECONDS = 7 * 24 * 3600
 in milliseconds from passing."""
 MAX_REPLICAS = 1024
 """Groups of one model: each is a StatefulSet, and above this a model wants several resources."""
-MAX_RANKS = 1024
-"""Ranks of one group: as many as its report may list (``GroupReport.ranks``)."""
-RANKS_HINT = f"tensor x pipeline x expert must be at most {MAX_RANKS} ranks"
+RANKS_HINT = f"tensor x pipeline x expert must be at most {MAX_GROUP_RANKS} ranks"
 
 
 def known_address(uri: str) -> bool:
@@ -126,7 +124,7 @@ class ParallelismSpec(ApiModel):
             "x-kubernetes-validations": [
                 cel(
                     "self.tensor * (has(self.pipeline) ? self.pipeline : 1) * "
-                    f"(has(self.expert) ? self.expert : 1) <= {MAX_RANKS}",
+                    f"(has(self.expert) ? self.expert : 1) <= {MAX_GROUP_RANKS}",
                     RANKS_HINT,
                 )
             ]

@@ -17,7 +17,7 @@ from shardedmodel_operator.api.base import (
     Time,
 )
 
-MAX_RANKS = 64
+LISTED_RANKS = 64
 """Ranks that status lists: at some 300 bytes each they stay well below what watchers should carry
 at every change; beyond it the slowest and the unready ones are listed."""
 MAX_GROUPS = 64
@@ -216,7 +216,7 @@ class ShardedModelStatus(ApiModel):
     """How the ranks loaded."""
     groups: Annotated[list[GroupStatus], Field(max_length=MAX_GROUPS)] = []
     """The replica groups."""
-    ranks: Annotated[list[RankStatus], Field(max_length=MAX_RANKS)] = []
+    ranks: Annotated[list[RankStatus], Field(max_length=LISTED_RANKS)] = []
     """The ranks; of more than 64 the unready and the slowest."""
     conditions: Annotated[
         list[Condition],

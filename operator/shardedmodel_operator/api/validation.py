@@ -17,7 +17,6 @@ from shardedmodel_operator.api.sharding import RULE_FIELDS
 from shardedmodel_operator.api.spec import (
     CACHE_HINT,
     ENDPOINT_HINT,
-    MAX_RANKS,
     RANKS_HINT,
     URI_HINT,
     Cache,
@@ -27,6 +26,7 @@ from shardedmodel_operator.api.spec import (
 )
 from shardedmodel_operator.api.template import template_problems
 from shardedmodel_runtime.errors import excerpt
+from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 
 NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
 """DNS-1035 label: the model's Service bears the model's name, and its pods carry it as a label."""
@@ -97,7 +97,7 @@ def _shown(address: str) -> str:
 def _parallelism(spec: ShardedModelSpec) -> Iterator[Problem]:
     degrees, per_pod = spec.parallelism, spec.workers.gpus_per_pod
     world = degrees.tensor * degrees.pipeline * degrees.expert
-    if world > MAX_RANKS:
+    if world > MAX_GROUP_RANKS:
         yield Problem("spec.parallelism", f"{world} ranks are too many; {RANKS_HINT}")
         return
     if world % per_pod:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from shardedmodel_operator.api.status import (
+    LISTED_RANKS,
     MAX_GROUPS,
-    MAX_RANKS,
     GroupStatus,
     LoadStatus,
     RankStatus,
@@ -118,9 +118,9 @@ def _figures(report: RankReport) -> RankStatus:
 def listed_ranks(ranks: list[RankView]) -> list[RankStatus]:
     """The ranks for status; of more than fit, those that are not ready and then the slowest."""
     statuses = [rank.status for rank in ranks]
-    if len(statuses) > MAX_RANKS:
+    if len(statuses) > LISTED_RANKS:
         statuses.sort(key=lambda rank: (rank.state == "ready", -rank.seconds))
-        statuses = statuses[:MAX_RANKS]
+        statuses = statuses[:LISTED_RANKS]
     return sorted(statuses, key=lambda rank: (rank.group, rank.id))
 
 
