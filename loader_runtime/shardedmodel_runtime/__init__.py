@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from shardedmodel_runtime.version import __version__
+
 if TYPE_CHECKING:
     from shardedmodel_runtime.checkpoint import CheckpointMetadata
     from shardedmodel_runtime.layout.saver import CheckpointSaver
@@ -31,8 +33,6 @@ __all__ = [
     "to_dtensors",
 ]
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "CheckpointMetadata": "checkpoint",
     "CheckpointSaver": "layout.saver",
@@ -44,6 +44,11 @@ _HOMES = {
     "load_into": "loading.modules",
     "to_dtensors": "loading.dtensors",
 }
+
+
+def __dir__() -> list[str]:
+    """Name what is public, looked up already or not."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> object:

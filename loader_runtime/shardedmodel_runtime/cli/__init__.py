@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-import shardedmodel_runtime
 from shardedmodel_runtime import logs
 from shardedmodel_runtime.cli.output import abandon_stdout
 from shardedmodel_runtime.errors import ShardedModelError
-from shardedmodel_runtime.init import end_by_sigterm
+from shardedmodel_runtime.process_one import end_by_sigterm
+from shardedmodel_runtime.version import __version__
 
 COMMANDS = {
     "plan": "show how a checkpoint would be cut, from its headers alone",
@@ -80,7 +80,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=shardedmodel_runtime.__version__)
+    parser.add_argument("--version", action="version", version=__version__)
     chosen = next((argument for argument in argv if argument in COMMANDS), None)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():

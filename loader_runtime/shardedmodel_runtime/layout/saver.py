@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import shardedmodel_runtime
 from shardedmodel_runtime.errors import LayoutError, StorageError
 from shardedmodel_runtime.layout.buffers import BufferPool
 from shardedmodel_runtime.layout.manifest import BLOCK_ALGORITHM, BLOCK_BYTES, Manifest
@@ -37,6 +36,7 @@ from shardedmodel_runtime.layout.writer import StreamingWriter
 from shardedmodel_runtime.naming import LAYOUT_FORMAT, LAYOUT_FORMAT_VERSION, MANIFEST_KEY
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
+from shardedmodel_runtime.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ def make_manifest(
         format=LAYOUT_FORMAT,
         version=LAYOUT_FORMAT_VERSION,
         layout_hash=layout_hash,
-        created_by=f"shardedmodel {shardedmodel_runtime.__version__}",
+        created_by=f"shardedmodel {__version__}",
         source=source,
         parallelism=ManifestParallelism(**plan.parallelism.as_dict()),
         dtype=plan.dtype,

@@ -16,7 +16,7 @@ from types import FrameType
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.http import ReportServer
-from shardedmodel_runtime.init import is_init
+from shardedmodel_runtime.process_one import is_init
 from shardedmodel_runtime.rank.child import Child, Process, kill, outlasting, spawn
 from shardedmodel_runtime.rank.metrics import render
 from shardedmodel_runtime.rank.network import interface_of

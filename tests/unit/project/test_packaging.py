@@ -28,6 +28,14 @@ def test_every_public_name_of_the_runtime_can_be_imported(name: str) -> None:
     assert getattr(shardedmodel_runtime, name) is not None
 
 
+def test_public_names_are_listed_before_they_are_used() -> None:
+    code = (
+        "import shardedmodel_runtime as runtime; import sys; "
+        "sys.exit(not set(runtime.__all__) <= set(dir(runtime)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         shardedmodel_runtime.Nonsense  # noqa: B018

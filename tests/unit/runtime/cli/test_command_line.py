@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import shardedmodel_runtime
-from shardedmodel_runtime import cli, init
+from shardedmodel_runtime import cli, process_one
 from shardedmodel_runtime.cli import COMMANDS, main
 from shardedmodel_runtime.cli.progress import ProgressLine, binary_size, megabytes
 from shardedmodel_runtime.errors import AccessDenied, StorageError
@@ -503,7 +503,7 @@ def test_sigterm_ends_the_main_process_of_a_container_before_its_command_is_impo
     def end_at_once(code: int) -> None:
         raise SystemExit(code)  # stands for the end of the process, which is that of the tests
 
-    monkeypatch.setattr(init, "is_init", lambda: True)
+    monkeypatch.setattr(process_one, "is_init", lambda: True)
     monkeypatch.setattr("os._exit", end_at_once)
     monkeypatch.setattr(cli, "_parse", lambda arguments: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
