@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+from shardedmodel_runtime.loading.shard import LoadedShard
 from tests.builders_rank_layout import Layout, raw
 
 

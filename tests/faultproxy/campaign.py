@@ -15,7 +15,8 @@ import torch
 
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store

@@ -72,6 +72,7 @@ class NodeCache:
     def __init__(self, folder: Path, limit_bytes: int | None, peers: Collection[int] = ()) -> None:
         self.folder = folder
         self.error = ""
+        self._hangs = False
         self._limit = limit_bytes
         self._peers = frozenset(peers)
         try:
@@ -79,12 +80,22 @@ class NodeCache:
         except OSError as error:
             self.fail(error)
 
+    @property
+    def is_of_peers(self) -> bool:
+        """Whether it keeps only what several ranks of one pod hold."""
+        return bool(self._peers)
+
     def fail(self, error: OSError) -> None:
         """Go on without the cache, and say why once."""
         if not self.error:
             reason = excerpt(error.strerror or str(error))
             self.error = f"{CACHE_TROUBLE}{self.folder}: {reason}; loading goes on without it"
             logger.warning("%s", self.error)
+
+    def give_up(self) -> None:
+        """Ask the folder for nothing any more: its disk does not answer."""
+        self._hangs = True
+        self.fail(TimeoutError("its disk did not give an entry in time"))
 
     def keeps(self, item: LayoutObject) -> bool:
         """Whether ``item`` is one that the cache is for; what is not is waited for by nobody."""
@@ -97,7 +108,7 @@ class NodeCache:
 
     def holds(self, item: LayoutObject) -> bool:
         """Whether there is an entry for ``item``, then the latest used if that can be kept."""
-        if not self.keeps(item):
+        if self._hangs or not self.keeps(item):
             return False
         try:
             file = os.open(self.folder / item.sha256, os.O_RDONLY)
@@ -125,6 +136,9 @@ class NodeCache:
             What lets go of the lock before the end; None: it was not got, and nothing should be
             written.
         """
+        if self._hangs:
+            yield None
+            return
         try:
             file = os.open(self.folder / f"{item.sha256}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT)
         except OSError as error:

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
-from shardedmodel_runtime.loading.loader import LoadedShard
+from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.loading.views import TORCH_DTYPES
 from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut
 

@@ -20,10 +20,12 @@ from shardedmodel_runtime.errors import (
     Throttled,
     Unavailable,
 )
+from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena
 from shardedmodel_runtime.loading.flight import Flight
 from shardedmodel_runtime.loading.hedging import Hedging
-from shardedmodel_runtime.loading.runs import Progress, Run
+from shardedmodel_runtime.loading.runs import Run
+from shardedmodel_runtime.loading.terms import Terms, is_over
 from shardedmodel_runtime.loading.verify import block_digest
 from shardedmodel_runtime.loading.window import Window
 from shardedmodel_runtime.storage.base import RangeStore
@@ -55,9 +57,7 @@ class Fetcher:
 
     Args:
         store: where the objects are.
-        block_bytes: under one checksum.
-        verify: whether to check blocks.
-        progress: where to count.
+        terms: of the load.
         window: how many reads may be in flight.
         hedged: whether a slow range may be asked for twice.
     """
@@ -65,16 +65,13 @@ class Fetcher:
     def __init__(
         self,
         store: RangeStore,
-        block_bytes: int,
-        verify: bool,
-        progress: Progress,
+        terms: Terms,
         window: Window,
         hedged: bool = True,
     ) -> None:
         self._store = store
-        self._block_bytes = block_bytes
-        self._verify = verify
-        self._progress = progress
+        self._terms = terms
+        self._progress = terms.progress
         self._window = window
         self._hedged = hedged
         self._digests: dict[str, str] = {}
@@ -85,12 +82,11 @@ class Fetcher:
         self._busy = 0
         self._last_failure = ""
 
-    def fetch_all(self, work: list[tuple[Run, Arena]], deadline: float | None) -> None:
+    def fetch_all(self, work: list[tuple[Run, Arena]]) -> None:
         """Fetch every run; the first error ends the rest.
 
         Args:
             work: each run with the arena of its object.
-            deadline: ``time.monotonic()`` after which the load has failed; None: never.
 
         Raises:
             ChecksumMismatch: a block is wrong in the store.
@@ -105,7 +101,7 @@ class Fetcher:
                     self._start(Flight(*waiting.popleft(), time.monotonic()))
                 if not waiting:
                     self._hedge(hedging)
-                self._take(hedging, deadline, len(waiting))
+                self._take(hedging, len(waiting))
         finally:
             for flight in self._flights.values():
                 flight.abandon()
@@ -153,12 +149,12 @@ class Fetcher:
                 self._progress.add(hedges=1)
                 self._start(flight)
 
-    def _take(self, hedging: Hedging, deadline: float | None, waiting: int) -> None:
+    def _take(self, hedging: Hedging, waiting: int) -> None:
         """Wait for the next event, and act on it."""
         try:
-            event = self._events.get(timeout=self._patience(hedging, deadline, waiting))
+            event = self._events.get(timeout=self._patience(hedging, waiting))
         except Empty:
-            if deadline is not None and time.monotonic() >= deadline:
+            if is_over(self._terms.deadline):
                 raise self._late(waiting) from None
             return
         now = time.monotonic()
@@ -185,10 +181,10 @@ class Fetcher:
             if self._flights.pop(other, None) is not None and other is not flight.readings[0]:
                 hedging.ended()
 
-    def _patience(self, hedging: Hedging, deadline: float | None, waiting: int) -> float | None:
+    def _patience(self, hedging: Hedging, waiting: int) -> float | None:
         """Seconds until time alone changes something."""
         now = time.monotonic()
-        moments = [] if deadline is None else [deadline]
+        moments = [] if self._terms.deadline is None else [self._terms.deadline]
         slow_after = None if waiting else hedging.slow_after()
         if slow_after is not None and len(self._flights) < self._window.size:
             moments += [f.began + slow_after for f in self._flights.values() if not f.hedged]
@@ -217,7 +213,7 @@ class Fetcher:
         with landing(run.start, run.stop) as memory:
             self._fill(run, run.start, memory, reading)
             flight.claim(reading)
-            if self._verify:
+            if self._terms.verify:
                 self._check(run, memory, reading)
 
     def _fill(self, run: Run, start: int, memory: memoryview, reading: Reading) -> None:
@@ -228,24 +224,26 @@ class Fetcher:
             )
 
     def _check(self, run: Run, memory: memoryview, reading: Reading) -> None:
+        size = self._terms.block_bytes
         for number in range(run.first, run.last):
-            at = (number - run.first) * self._block_bytes
-            block = memory[at : at + self._block_bytes]
+            at = (number - run.first) * size
+            block = memory[at : at + size]
             for _ in range(REREADS):
-                if self._is_good(run, number, block):
+                if self.is_good(run.item, number, block):
                     break
                 self._progress.add(rereads=1)
-                self._fill(run, number * self._block_bytes, block, reading)
+                self._fill(run, number * size, block, reading)
             else:
-                if not self._is_good(run, number, block):
+                if not self.is_good(run.item, number, block):
                     raise self._mismatch(run, number, len(block))
 
-    def _is_good(self, run: Run, number: int, block: memoryview) -> bool:
+    def is_good(self, item: LayoutObject, number: int, block: memoryview) -> bool:
+        """Whether memory holds what the manifest says of a block, by its number."""
         with self._progress.timed("verify"):
-            return block_digest(block) == run.item.blocks[number]
+            return block_digest(block) == item.blocks[number]
 
     def _mismatch(self, run: Run, number: int, size: int) -> ChecksumMismatch:
-        start = number * self._block_bytes
+        start = number * self._terms.block_bytes
         return ChecksumMismatch(
             f"{self._store.uri}/{run.item.key}: bytes [{start}, {start + size}) (block {number}) "
             f"differ from the manifest's checksum, also when read {1 + REREADS} times; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 
 from shardedmodel_runtime.errors import ChecksumMismatch, StorageError
@@ -12,11 +13,10 @@ from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena, MappedArena
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.cache_writer import CacheWriter, CachingArena, nobody_waits
-from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.fetch import Fetcher
-from shardedmodel_runtime.loading.runs import Progress, Run, runs_of
+from shardedmodel_runtime.loading.runs import Run, runs_of
 from shardedmodel_runtime.loading.sharing import Sharing
-from shardedmodel_runtime.loading.verify import block_digest
+from shardedmodel_runtime.loading.terms import Terms, is_over
 from shardedmodel_runtime.loading.window import Window
 from shardedmodel_runtime.storage.base import ObjectStore, RangeStore
 from shardedmodel_runtime.storage.local import LocalStore
@@ -36,41 +36,36 @@ class Gatherer:
 
     Args:
         store: where the layout is.
-        cache: of the node; None: there is none.
-        config: how to read.
+        terms: of the load.
         make_arena: makes an arena for an object.
         map_files: whether files of the node's own may be mapped instead.
-        block_bytes: of the layout.
-        concurrency: most reads in flight.
-        progress: where to count.
-        deadline: ``time.monotonic()`` after which the load has failed; None: never.
+        reuses_memory: whether arenas are in memory of an earlier load: then nothing else may be
+            read into it while a read hangs.
+        cache: of the node; None: there is none.
         sharing: exchanges what several ranks hold; None: each reads all of it.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        cache: NodeCache | None,
-        config: ModelLoadConfig,
+        terms: Terms,
         make_arena: ArenaMaker,
+        *,
         map_files: bool,
-        block_bytes: int,
-        concurrency: int,
-        progress: Progress,
-        deadline: float | None,
-        sharing: Sharing | None,
+        reuses_memory: bool = False,
+        cache: NodeCache | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self._store = store
-        self._sharing = sharing
-        self._cache = cache
-        self._config = config
+        self._terms = terms
         self._make_arena = make_arena
         self._map_files = map_files
-        self._block_bytes = block_bytes
-        self._concurrency = concurrency
-        self._window = Window(concurrency)
-        self._progress = progress
-        self._deadline = deadline
+        self._reuses_memory = reuses_memory
+        self._cache = cache
+        self._sharing = sharing
+        self._window = Window(terms.concurrency)
+        self._progress = terms.progress
+        self._deadline = terms.deadline
         self._arenas: dict[str, Arena] = {}
 
     def gather(self, items: Sequence[LayoutObject]) -> list[Arena]:
@@ -83,7 +78,7 @@ class Gatherer:
         """
         if self._sharing is not None:
             self._share(self._sharing, items)
-        elif self._cache is None or (self._config.cache_peers and self._maps(self._store)):
+        elif self._cache is None or (self._cache.is_of_peers and self._maps(self._store)):
             self._ask_store(items)
         else:
             self._share_cache(self._cache, items)
@@ -107,38 +102,34 @@ class Gatherer:
 
         Half of what the deadline leaves at most: the other half is the store's, which may be well.
         """
-        now = time.monotonic()
-        until = now + PEER_SECONDS
-        return until if self._deadline is None else min(until, (now + self._deadline) / 2)
+        until, middle = time.monotonic() + PEER_SECONDS, self._middle()
+        return until if middle is None else min(until, middle)
+
+    def _middle(self) -> float | None:
+        """Give the ``time.monotonic()`` in the middle of what the deadline leaves."""
+        return None if self._deadline is None else (time.monotonic() + self._deadline) / 2
 
     def _share(self, sharing: Sharing, items: Sequence[LayoutObject]) -> None:
         """Read this rank's parts, exchange them, and check what came from others."""
         self._ask_store(items)
-        fetcher = self._fetcher(self._store, self._window)
+        fetcher = self._fetcher(self._store, self._window, self._terms)
         for item in items:
             arena = self._arenas[item.key]
             arena.finish()
-            sharing.exchange(item, arena.tensor, self._block_bytes)
+            sharing.exchange(item, arena.tensor, self._terms.block_bytes)
             bad: list[tuple[Run, Arena]] = []
             for run in self._others_parts(sharing, item):
-                if self._is_good(run, arena):
+                if not self._terms.verify or fetcher.is_good(item, run.first, _bytes(arena, run)):
                     self._progress.add(bytes_done=run.stop - run.start)
                 else:
                     bad.append((run, arena))
-            fetcher.fetch_all(bad, self._deadline)
+            fetcher.fetch_all(bad)
 
     def _others_parts(self, sharing: Sharing, item: LayoutObject) -> list[Run]:
         """Give the blocks of an object that others have read, one by one."""
         own = sharing.own_part(item)
-        runs = runs_of(item, self._block_bytes, self._block_bytes)
+        runs = runs_of(item, self._terms.block_bytes, self._terms.block_bytes)
         return [run for run in runs if run.first not in own]
-
-    def _is_good(self, run: Run, arena: Arena) -> bool:
-        if not self._config.verify:
-            return True
-        with self._progress.timed("verify"):
-            block = arena.tensor[run.start : run.stop].cpu().numpy().data
-            return block_digest(block) == run.item.blocks[run.first]
 
     def _fetch_unlocked(
         self, cache: NodeCache, items: Sequence[LayoutObject]
@@ -182,23 +173,28 @@ class Gatherer:
             self._ask_store([item for item, _ in work], writers)
 
     def _from_cache(self, cache: NodeCache, item: LayoutObject) -> bool:
-        """Read one object from the cache; a bad entry is dropped."""
+        """Read one object from the cache; a bad entry is dropped, a disk that hangs given up."""
         if not cache.holds(item):
             return False
         done = self._progress.bytes_done
+        until = self._deadline if self._reuses_memory else self._middle()
         try:
             with LocalStore(parse_uri(f"file://{cache.folder}")) as store:
-                self._arenas[item.key] = self._read_entry(store, item)
+                terms = replace(self._terms, deadline=until)
+                self._arenas[item.key] = self._read_entry(store, item, terms)
         except (ChecksumMismatch, StorageError):
-            if self._deadline is not None and time.monotonic() >= self._deadline:
+            if is_over(self._deadline):
                 raise
-            cache.drop(item)
+            if is_over(until):
+                cache.give_up()
+            else:
+                cache.drop(item)
             self._progress.add(bytes_done=done - self._progress.bytes_done)
             return False
         self._progress.add(cache_hits=1, cache_bytes=item.bytes)
         return True
 
-    def _read_entry(self, store: LocalStore, item: LayoutObject) -> Arena:
+    def _read_entry(self, store: LocalStore, item: LayoutObject, terms: Terms) -> Arena:
         """Read an object that lies under its checksum, into the memory that ``item`` is to have."""
         entry = item.model_copy(update={"key": item.sha256})
         with self._opened(store) as (source, arena_of):
@@ -206,7 +202,7 @@ class Gatherer:
                 mapped = isinstance(source, MappedStore)
                 arena = arena_of(entry) if mapped else self._make_arena(item)
             work = [(run, arena) for run in self._runs(entry)]
-            self._fetcher(source, Window(self._concurrency)).fetch_all(work, self._deadline)
+            self._fetcher(source, Window(terms.concurrency), terms).fetch_all(work)
         return arena
 
     def _ask_store(
@@ -231,23 +227,17 @@ class Gatherer:
                 for item, arena in zip(items, written, strict=True)
                 for run in self._runs(item)
             ]
-            self._fetcher(source, self._window).fetch_all(work, self._deadline)
+            self._fetcher(source, self._window, self._terms).fetch_all(work)
         return arenas
 
     def _runs(self, item: LayoutObject) -> Iterator[Run]:
         part = None if self._sharing is None else self._sharing.own_part(item)
-        return runs_of(item, self._block_bytes, self._config.range_bytes, part)
+        return runs_of(item, self._terms.block_bytes, self._terms.range_bytes, part)
 
-    def _fetcher(self, source: RangeStore, window: Window) -> Fetcher:
-        return Fetcher(
-            source,
-            self._block_bytes,
-            self._config.verify,
-            self._progress,
-            window,
-            # A second read of a file asks the same disk.
-            hedged=not isinstance(source, LocalStore | MappedStore),
-        )
+    def _fetcher(self, source: RangeStore, window: Window, terms: Terms) -> Fetcher:
+        # A second read of a file asks the same disk.
+        hedged = not isinstance(source, LocalStore | MappedStore)
+        return Fetcher(source, terms, window, hedged)
 
     @contextmanager
     def _opened(self, store: ObjectStore) -> Iterator[tuple[RangeStore, ArenaMaker]]:
@@ -261,3 +251,8 @@ class Gatherer:
     def _maps(self, store: ObjectStore) -> bool:
         """Whether a store's objects are mapped where they lie, which shares them by itself."""
         return self._map_files and isinstance(store, LocalStore) and can_map(store.root)
+
+
+def _bytes(arena: Arena, run: Run) -> memoryview:
+    """Give the bytes of a run in host memory, where they may be already."""
+    return arena.tensor[run.start : run.stop].cpu().numpy().data

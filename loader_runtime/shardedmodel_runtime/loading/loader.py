@@ -5,24 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from shardedmodel_runtime.errors import ConfigurationError, LayoutError, NotFound, Unavailable
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
-from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena, arena_maker, callers_stream, choose_device
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
 from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.hedging import AT_ONCE
-from shardedmodel_runtime.loading.landings import await_landed, landing_in
+from shardedmodel_runtime.loading.landings import landing_in
 from shardedmodel_runtime.loading.load_report import LoadReport, apportion
 from shardedmodel_runtime.loading.ring import MAX_WINDOWS
 from shardedmodel_runtime.loading.runs import Progress
+from shardedmodel_runtime.loading.shard import LoadedShard, memory_of
 from shardedmodel_runtime.loading.sharing import Sharing
+from shardedmodel_runtime.loading.terms import Terms
 from shardedmodel_runtime.loading.views import tensor_views
 from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.naming import MANIFEST_KEY
@@ -32,27 +32,6 @@ from shardedmodel_runtime.storage.waiting import within
 
 LAST_WORDS_SECONDS = 0.5
 """After the deadline, for the load's own error, which tells what is missing, to come first."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedShard:
-    """What one rank holds.
-
-    Args:
-        state_dict: each tensor of the model in this rank's shape, as a view of its object's
-            memory; tensors of sub-byte dtypes are their raw bytes (one-dimensional ``uint8``).
-        memory: the objects' bytes, headers included, that the tensors are views of:
-            one-dimensional ``uint8`` each.
-        manifest: the layout's manifest.
-        rank: the rank that this is.
-        report: what the load took.
-    """
-
-    state_dict: dict[str, torch.Tensor]
-    memory: list[torch.Tensor]
-    manifest: Manifest
-    rank: int
-    report: LoadReport
 
 
 class DistributedCheckpointLoader:
@@ -158,7 +137,7 @@ class DistributedCheckpointLoader:
         items = manifest.objects_of(self.config.rank)
         if self._sharing is not None:
             self._sharing.form(manifest, deadline)
-        held = {} if into is None else _held(items, into, self.config.rank, self.device)
+        held = {} if into is None else memory_of(into, items, self.config.rank, self.device)
         with _broken_where_objects_are_not_whole():
             arenas = self._gather(manifest, held, deadline)
         for arena in arenas:
@@ -215,17 +194,22 @@ class DistributedCheckpointLoader:
         config = self.config
         window_bytes = max(config.range_bytes, manifest.block_bytes)
         make = arena_maker(self.device, window_bytes, self._concurrency + AT_ONCE)
+        terms = Terms(
+            block_bytes=manifest.block_bytes,
+            range_bytes=config.range_bytes,
+            verify=config.verify,
+            concurrency=self._concurrency,
+            progress=self.progress,
+            deadline=deadline,
+        )
         return Gatherer(
             self._store,
-            self._cache,
-            config,
+            terms,
             lambda item: make(item.bytes, held.get(item.key)),
-            self._may_map and not held,
-            manifest.block_bytes,
-            self._concurrency,
-            self.progress,
-            deadline,
-            self._sharing,
+            map_files=self._may_map and not held,
+            reuses_memory=bool(held),
+            cache=self._cache,
+            sharing=self._sharing,
         )
 
     @property
@@ -269,31 +253,6 @@ def open_layout(config: ModelLoadConfig) -> ObjectStore:
     """Open the store at the layout's address, with credentials from the environment."""
     options = StoreOptions.from_environment(endpoint_url=config.endpoint_url, region=config.region)
     return open_store(config.layout, options)
-
-
-def _held(
-    items: list[LayoutObject], into: LoadedShard, rank: int, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Give each object, by its key, the memory that an earlier load held it in."""
-    if into.rank != rank:
-        raise ConfigurationError(
-            f"into: holds the shard of rank {into.rank}, and rank {rank} is loaded; "
-            "use what this rank loaded before"
-        )
-    wanted, held = [item.bytes for item in items], [tensor.numel() for tensor in into.memory]
-    if wanted != held:
-        raise ConfigurationError(
-            f"into: holds objects of {held} bytes, and the layout has {wanted} for rank "
-            f"{into.rank}; use memory of a layout that is cut alike, or load without it"
-        )
-    for tensor in into.memory:
-        if tensor.device != device:
-            raise ConfigurationError(
-                f"into: holds memory of device {tensor.device}, and the load is for {device}; "
-                "load for the device that the earlier load was for, or without it"
-            )
-        await_landed(tensor)
-    return {item.key: tensor for item, tensor in zip(items, into.memory, strict=True)}
 
 
 def _check_world_size(manifest: Manifest, config: ModelLoadConfig) -> None:

@@ -19,11 +19,8 @@ from typing import Self
 from shardedmodel_runtime.errors import GroupError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
-from shardedmodel_runtime.loading.loader import (
-    DistributedCheckpointLoader,
-    LoadedShard,
-    open_layout,
-)
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, open_layout
+from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.rank import group, metadata
 from shardedmodel_runtime.rank.entrypoint import Entrypoint, RankContext
 from shardedmodel_runtime.rank.incarnations import Member

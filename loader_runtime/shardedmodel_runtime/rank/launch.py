@@ -27,11 +27,8 @@ from shardedmodel_runtime.loading.config import (
     Options,
     seconds_until,
 )
-from shardedmodel_runtime.loading.loader import (
-    DistributedCheckpointLoader,
-    LoadedShard,
-    open_layout,
-)
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, open_layout
+from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 from shardedmodel_runtime.rank import metadata

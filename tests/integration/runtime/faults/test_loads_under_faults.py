@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardedmodel_runtime.loading.loader import LoadedShard
+from shardedmodel_runtime.loading.shard import LoadedShard
 from tests.faultproxy import campaign
 from tests.faultproxy.campaign import PASSING, STALLS, Bench, Tally
 from tests.faultproxy.faults import Kind

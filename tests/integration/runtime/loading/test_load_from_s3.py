@@ -9,7 +9,8 @@ import pytest
 from shardedmodel_runtime.errors import AccessDenied, LayoutNotFound
 from shardedmodel_runtime.layout.recombine import recombine_ranks
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.loading.loader import LoadedShard, load
+from shardedmodel_runtime.loading.loader import load
+from shardedmodel_runtime.loading.shard import LoadedShard
 from tests.builders_layout import Checkpoint, make_checkpoint, shard
 from tests.builders_rank_layout import raw
 from tests.integration.runtime.conftest import Bucket

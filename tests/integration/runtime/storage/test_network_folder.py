@@ -16,7 +16,8 @@ from shardedmodel_runtime.errors import Unavailable
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard, load
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
+from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.storage.opening import open_store
 from tests.builders_layout import make_checkpoint, shard
 from tests.builders_rank_layout import Layout, raw, write_layout

@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shardedmodel_runtime.errors import AccessDenied, ChecksumMismatch, ConfigurationError
+from shardedmodel_runtime.errors import (
+    AccessDenied,
+    ChecksumMismatch,
+    ConfigurationError,
+    Unavailable,
+)
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
@@ -218,6 +224,47 @@ def test_a_folder_that_cannot_be_made_means_no_cache(
     shard = load(layout, folder)
     assert_loaded(shard, layout)
     assert str(folder) in shard.report.cache_error
+
+
+class HangingEntries:
+    """Lets reads of the cache's entries hang; those of the layout go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, layout: Layout) -> None:
+        self.answers = threading.Event()
+        self._entries = hashes(layout, 0)
+        self._read_range = LocalStore.read_range
+        read = self._read
+        monkeypatch.setattr(LocalStore, "read_range", lambda *args, **more: read(*args, **more))
+
+    def _read(self, store: LocalStore, key: str, *rest: Any, **values: Any) -> None:
+        if key in self._entries:
+            self.answers.wait(60)
+        self._read_range(store, key, *rest, **values)
+
+
+def test_a_disk_that_hangs_is_given_up_for_the_store(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(layout, folder)
+    entries_hang = HangingEntries(monkeypatch, layout)
+    shard = load(layout, folder, map_files=False, deadline_seconds=1.0)
+    entries_hang.answers.set()
+    assert_loaded(shard, layout)
+    assert shard.report.cache_hits == 0
+    assert "its disk did not give an entry in time" in shard.report.cache_error
+
+
+def test_memory_into_which_a_read_hangs_takes_nothing_from_the_store(
+    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = load(layout, folder)
+    entries_hang = HangingEntries(monkeypatch, layout)
+    config = ModelLoadConfig(
+        layout=layout.uri, world_size=2, device="cpu", cache=str(folder), deadline_seconds=0.5
+    )
+    with pytest.raises(Unavailable, match="did not end within its deadline"):
+        DistributedCheckpointLoader(config).load(layout.manifest, into=held)
+    entries_hang.answers.set()
 
 
 def test_what_is_not_verified_is_not_kept() -> None:

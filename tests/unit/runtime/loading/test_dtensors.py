@@ -12,7 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.dtensors import to_dtensors
-from shardedmodel_runtime.loading.loader import LoadedShard, load
+from shardedmodel_runtime.loading.loader import load
+from shardedmodel_runtime.loading.shard import LoadedShard
 from tests.builders_rank_layout import write_layout
 
 

@@ -15,6 +15,7 @@ from shardedmodel_runtime.loading import hedging
 from shardedmodel_runtime.loading.arena import Arena, HostArena
 from shardedmodel_runtime.loading.fetch import Fetcher
 from shardedmodel_runtime.loading.runs import Progress, Run, runs_of
+from shardedmodel_runtime.loading.terms import Terms
 from shardedmodel_runtime.loading.window import Window
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.reading import Cancelled, Reading
@@ -79,11 +80,12 @@ class Load:
         self.arena = HostArena(self.item.bytes)
 
     def run(self, deadline: float | None = None, window: Window | None = None) -> bytes:
-        fetcher = Fetcher(self.store, BLOCK_BYTES, True, self.progress, window or Window(8))
+        terms = Terms(BLOCK_BYTES, BLOCK_BYTES, True, 8, self.progress, deadline)
+        fetcher = Fetcher(self.store, terms, window or Window(8))
         work: list[tuple[Run, Arena]] = [
             (run, self.arena) for run in runs_of(self.item, BLOCK_BYTES, BLOCK_BYTES)
         ]
-        fetcher.fetch_all(work, deadline)
+        fetcher.fetch_all(work)
         return bytes(self.arena.tensor.numpy().data)
 
     @property

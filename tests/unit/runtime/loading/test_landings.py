@@ -14,7 +14,8 @@ from shardedmodel_runtime.loading import landings, loader
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.landings import await_landed, landing_in
-from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard, load
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
+from shardedmodel_runtime.loading.shard import LoadedShard
 from tests.builders_rank_layout import Layout, raw, small_model, write_layout
 
 HANGS_SECONDS = 30.0

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from shardedmodel_runtime.errors import ChecksumMismatch, ConfigurationError, GroupError
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.config import ModelLoadConfig
-from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, LoadedShard
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.loading.sharing import LEAST_WAIT, Sharing, own_part
 from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
 
