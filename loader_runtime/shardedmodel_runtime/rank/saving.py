@@ -92,10 +92,16 @@ def save_from_ranks(
 
     Raises:
         ConfigurationError: the group has another size than the layout, a tensor is missing,
-            unknown, or of another shape or dtype, pad is not zero, or a layout is there already.
+            unknown, or of another shape or dtype, pad is not zero, a layout is there already, or
+            there is no process group.
         SavingFailed: another rank could not save its part.
         StorageError: the storage did not take this rank's part.
     """
+    if group is None and not dist.is_initialized():
+        raise ConfigurationError(
+            "group: there is no process group, and the ranks of a layout save it together; start "
+            "them by torchrun, and call load_group or torch.distributed.init_process_group before"
+        )
     return _Saving(state_dict, layout, loaded, manifest, group).run()
 
 

@@ -75,9 +75,17 @@ def test_sub_byte_tensors_are_their_raw_bytes() -> None:
 def test_a_group_of_another_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_rank", lambda group: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda group: 3)
     layout = write_layout(tmp_path / "layout", 2)
     store = open_store(layout.uri)
     with pytest.raises(ConfigurationError, match="group: has 3 ranks, the layout was cut for 2"):
+        save_from_ranks({}, store, store, layout.manifest)
+
+
+def test_without_a_group_it_says_how_to_have_one(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", 2)
+    store = open_store(layout.uri)
+    with pytest.raises(ConfigurationError, match="no process group.* start them by torchrun"):
         save_from_ranks({}, store, store, layout.manifest)
