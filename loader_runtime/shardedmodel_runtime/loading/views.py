@@ -42,21 +42,21 @@ F6_E3M2) are missing: torch packs such elements in its own way or not at all."""
 
 
 def tensor_views(
-    manifest: Manifest, item: LayoutObject, arena: torch.Tensor
+    manifest: Manifest, item: LayoutObject, memory: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Give the tensors of one object as views of its bytes.
 
     Args:
         manifest: tells the tensors, their dtypes and where they lie.
         item: the object, as the manifest describes it.
-        arena: the object's bytes, header included: one-dimensional ``uint8``.
+        memory: the object's bytes, header included: one-dimensional ``uint8``.
 
     Returns:
         Each tensor in its rank's shape. A tensor of a sub-byte dtype is its raw bytes, one-
         dimensional ``uint8``.
     """
     placement = manifest.placement(item)
-    elements_of = _elements(arena)
+    elements_of = _elements(memory)
     cuts = manifest.distinct_cuts
     widths, firsts = np.ones((2, len(cuts)), np.int64)
     forms: dict[int, _Form] = {}
@@ -80,8 +80,8 @@ _Form = tuple[Callable[..., torch.Tensor], tuple[int, ...], tuple[int, ...]]
 shape and strides."""
 
 
-def _elements(arena: torch.Tensor) -> Callable[[str], torch.Tensor]:
-    """Give an arena as elements of a dtype, so that a tensor costs one call of torch's.
+def _elements(memory: torch.Tensor) -> Callable[[str], torch.Tensor]:
+    """Give an object's memory as elements of a dtype, so that a tensor costs one call of torch's.
 
     Slicing, viewing and reshaping take six microseconds together, which is most of the time of a
     rank that holds a hundred thousand small tensors.
@@ -90,9 +90,9 @@ def _elements(arena: torch.Tensor) -> Callable[[str], torch.Tensor]:
     @cache
     def elements(dtype: str) -> torch.Tensor:
         if dtype not in TORCH_DTYPES:
-            return arena
+            return memory
         width = alignment(dtype)
-        return arena[: len(arena) // width * width].view(TORCH_DTYPES[dtype])
+        return memory[: len(memory) // width * width].view(TORCH_DTYPES[dtype])
 
     return elements
 

@@ -36,8 +36,8 @@ def test_a_tensor_of_a_sub_byte_dtype_is_its_raw_bytes(tmp_path: Path) -> None:
     document["cuts"][0] |= {"dtype": "F4", "shape": [2, 4]}
     manifest = Manifest.parse(json.dumps(document).encode())
     [item] = manifest.objects
-    arena = torch.cat([torch.zeros(item.data_start, dtype=torch.uint8), data.flatten()])
-    assert tensor_views(manifest, item, arena)["t"].tolist() == [1, 2, 3, 4]
+    memory = torch.cat([torch.zeros(item.data_start, dtype=torch.uint8), data.flatten()])
+    assert tensor_views(manifest, item, memory)["t"].tolist() == [1, 2, 3, 4]
 
 
 def test_bytes_land_in_the_tensor_itself() -> None:
@@ -104,13 +104,13 @@ def test_strides_are_those_of_a_tensor_of_that_shape(shape: tuple[int, ...]) -> 
     assert contiguous_strides(shape) == torch.empty(shape).stride()
 
 
-def test_a_view_is_the_tensor_wherever_the_arena_lies_in_its_storage(tmp_path: Path) -> None:
+def test_a_view_is_the_tensor_wherever_the_memory_lies_in_its_storage(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6, dtype=torch.int64).reshape(2, 3), "b": torch.ones(5).half()}
     layout = write_layout(tmp_path, 1, tensors)
     [item] = layout.manifest.objects
     content = torch.tensor(list((layout.folder / item.key).read_bytes()), dtype=torch.uint8)
-    arena = torch.cat([torch.zeros(16, dtype=torch.uint8), content])[16:]
-    views = tensor_views(layout.manifest, item, arena)
+    memory = torch.cat([torch.zeros(16, dtype=torch.uint8), content])[16:]
+    views = tensor_views(layout.manifest, item, memory)
     assert {name: view.is_contiguous() for name, view in views.items()} == {"a": True, "b": True}
     assert torch.equal(views["a"], tensors["a"])
     assert torch.equal(views["b"], tensors["b"])
