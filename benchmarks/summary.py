@@ -14,6 +14,11 @@ PACKAGES = (
     *("runai-model-streamer", "s3torchconnector", "fastsafetensors", "safetensors"),
     *("boto3", "obstore", "torch"),
 )
+QUIET_LOAD_OF_A_CORE = 0.75
+"""Load average before a run: with more, less than half of one of two cores was free for it.
+
+The highest of the averages over 1, 5 and 15 minutes counts: a neighbour that pauses comes back.
+"""
 
 
 def summarize(results: dict[str, list[dict[str, Any]]], limit: str, total: int) -> dict[str, Any]:
@@ -70,12 +75,10 @@ def write(record: dict[str, Any], folder: Path, rounds: int) -> None:
 
 def markdown(record: dict[str, Any], name: str) -> str:
     """Write the report's text."""
-    load = record["loadAverage"]
     parts = [
         f"# Loaders compared, {record['date']}\n",
-        f"{record['machine']['cores']} cores, {record['machine']['system']}; "
-        f"load average {load['before'][0]:.1f} before and {load['after'][0]:.1f} after: the "
-        f"machine was not this run's alone. {record['rounds']} rounds, loaders take turns in each; "
+        f"{record['machine']['cores']} cores, {record['machine']['system']}. {_neighbours(record)} "
+        f"{record['rounds']} rounds, loaders take turns in each; "
         "median (least to most). Ratios are of pairs within a round. `ours` checks every block. "
         f"[All figures](./{name}.json).\n",
         f"![GB/s of each loader](./{name}.png)\n",
@@ -83,6 +86,16 @@ def markdown(record: dict[str, Any], name: str) -> str:
     for scene, figures in record["scenes"].items():
         parts.append(_table(scene, figures))
     return "\n".join(parts)
+
+
+def _neighbours(record: dict[str, Any]) -> str:
+    """Say whether others used the machine, by its load before the run."""
+    before = record["loadAverage"]["before"]
+    quiet = max(before) <= QUIET_LOAD_OF_A_CORE * record["machine"]["cores"]
+    loads = "/".join(f"{load:.1f}" for load in before)
+    return f"Load average before (1/5/15 minutes) {loads}: " + (
+        "the machine was quiet." if quiet else "others had just used the machine, or still did."
+    )
 
 
 def _table(scene: str, figures: dict[str, Any]) -> str:
