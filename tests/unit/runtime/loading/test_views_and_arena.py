@@ -115,7 +115,7 @@ def test_a_view_is_the_tensor_wherever_the_memory_lies_in_its_storage(tmp_path: 
     assert torch.equal(views["a"], tensors["a"])
     assert torch.equal(views["b"], tensors["b"])
     views["b"][0] = 7
-    assert arena[-10:-8].view(torch.float16)[0] == 7
+    assert memory[-10:-8].view(torch.float16)[0] == 7
 
 
 @pytest.mark.parametrize("collects", [True, False])
