@@ -31,7 +31,11 @@ def main(layout: str, expected: str, *options: str) -> None:
     if "formed" in options:
         dist.init_process_group("gloo")
     config = ModelLoadConfig(
-        layout=layout, device="cpu", share_common="share" in options, **launch.model_dump()
+        layout=layout,
+        device="cpu",
+        share_common="share" in options,
+        deadline_seconds=60,  # so that ranks read, and share, in a thread of their own
+        **launch.model_dump(),
     )
     shard, group = load_group(config)
     assert [rank.rank for rank in group.ranks] == (
