@@ -71,7 +71,7 @@ def manifest_of(plan: ShardingPlan) -> Manifest:
             sha256="0" * 64,
             blocks=["0" * 32] * -(-planned.size // 2**24),
             data_start=planned.data_start,
-            tensors=list(planned.runs),
+            tensors=list(planned.tensor_ranges),
         )
         for planned in plan_objects(plan)
     ]

@@ -20,7 +20,7 @@ from shardedmodel_runtime.layout.manifest_content import (
     ManifestParallelism,
     ManifestSource,
 )
-from shardedmodel_runtime.layout.placement import runs_of
+from shardedmodel_runtime.layout.placement import ranges_of
 from shardedmodel_runtime.naming import LAYOUT_FORMAT, LAYOUT_FORMAT_VERSION, MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut
@@ -144,5 +144,5 @@ def _write_object(
             for start in range(0, len(whole), BLOCK_BYTES)
         ],
         data_start=len(header),
-        tensors=runs_of(numbers[name] for name in tensors),
+        tensors=ranges_of(numbers[name] for name in tensors),
     )

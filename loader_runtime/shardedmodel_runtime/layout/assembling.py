@@ -14,9 +14,7 @@ from dataclasses import dataclass, replace
 
 from shardedmodel_runtime.errors import LayoutError, excerpt
 from shardedmodel_runtime.formats.dtypes import DTYPE_BITS
-
-Range = tuple[int, int]
-"""Half-open."""
+from shardedmodel_runtime.sharding.cuts import Range
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from shardedmodel_runtime.layout.manifest_content import (
 from shardedmodel_runtime.layout.objects import PlannedObject
 from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.saver import CheckpointSaver
-from shardedmodel_runtime.layout.scheduling import share_of
+from shardedmodel_runtime.layout.scheduling import objects_of_worker
 from shardedmodel_runtime.memory import peak_memory_bytes
 from shardedmodel_runtime.naming import MANIFEST_KEY, layout_hash
 from shardedmodel_runtime.parallelism import Parallelism
@@ -223,7 +223,7 @@ class ShardJob:
 
     def _begin(self, saver: CheckpointSaver) -> None:
         request = self._request
-        self._share = share_of(saver.objects, saver.order, request.worker, request.workers)
+        self._share = objects_of_worker(saver.objects, saver.order, request.worker, request.workers)
         self._share_bytes = sum(planned.size for planned in self._share)
         left = sum(planned.size for planned in self._unfinished(saver))
         self._bytes_found = self._share_bytes - left

@@ -156,7 +156,7 @@ class ManifestRule(Wire):
 class LayoutObject(Wire):
     """One safetensors object and what is in it; a rank needs those whose ``ranks`` hold it.
 
-    ``tensors`` are runs ``[first, stop)`` of the manifest's tensors; they lie in the object by
+    ``tensors`` are ranges ``[first, stop)`` of the manifest's tensors; they lie in the object by
     falling alignment of their dtype and, within one alignment, in the manifest's order.
     """
 

@@ -15,13 +15,12 @@ from shardedmodel_runtime.layout.parts import MIN_OBJECT_BYTES, split_into_parts
 from shardedmodel_runtime.layout.placement import (
     PieceCache,
     PlacedTensor,
-    Run,
     place_tensors,
-    runs_of,
+    ranges_of,
     writing_order,
 )
 from shardedmodel_runtime.naming import folder_of, part_key
-from shardedmodel_runtime.sharding.cuts import TensorCut
+from shardedmodel_runtime.sharding.cuts import Range, TensorCut
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 
 HEADER_METADATA = {"format": "pt"}
@@ -39,7 +38,7 @@ class PlannedObject:
         expert: the expert rank, likewise.
         header: the safetensors header with its length prefix, padded: ``data_start`` bytes.
         names: of the tensors in it, in the order of their bytes.
-        runs: the same tensors by their numbers in the checkpoint.
+        tensor_ranges: the same tensors by their numbers in the checkpoint.
         size: bytes of the object.
     """
 
@@ -49,7 +48,7 @@ class PlannedObject:
     expert: int
     header: bytes
     names: tuple[str, ...]
-    runs: tuple[Run, ...]
+    tensor_ranges: tuple[Range, ...]
     size: int
 
     @property
@@ -128,7 +127,7 @@ class _SetPlanner:
         first = PieceCache(0, spread.expert or 0)
         self._parts = split_into_parts([first(cut).nbytes for cut in self._cuts], min_object_bytes)
         self._distinct = list({id(cut): cut for cut in self._cuts}.values())
-        self._headers: dict[object, tuple[bytes, tuple[str, ...], tuple[Run, ...]]] = {}
+        self._headers: dict[object, tuple[bytes, tuple[str, ...], tuple[Range, ...]]] = {}
 
     def objects(self) -> Iterator[PlannedObject]:
         """The objects, tensor rank by tensor rank."""
@@ -148,7 +147,7 @@ class _SetPlanner:
         same = (first, stop, *(piece_of(cut).shape for cut in self._distinct))
         if same not in self._headers:
             self._headers[same] = self._describe(piece_of, first, stop)
-        header, names, runs = self._headers[same]
+        header, names, ranges = self._headers[same]
         return PlannedObject(
             key=part_key(folder_of(parallelism, tensor, spread.stages, spread.expert), part),
             ranks=parallelism.ranks_at(tensor, spread.stages, spread.expert),
@@ -156,16 +155,16 @@ class _SetPlanner:
             expert=spread.expert or 0,
             header=header,
             names=names,
-            runs=runs,
+            tensor_ranges=ranges,
             size=len(header) + data,
         )
 
     def _describe(
         self, piece_of: PieceCache, first: int, stop: int
-    ) -> tuple[bytes, tuple[str, ...], tuple[Run, ...]]:
+    ) -> tuple[bytes, tuple[str, ...], tuple[Range, ...]]:
         names, cuts = tuple(self._names[first:stop]), self._cuts[first:stop]
         entries = (
             (name, cut.dtype, piece_of(cut).shape) for name, cut in zip(names, cuts, strict=True)
         )
         header = build_header(entries, HEADER_METADATA)
-        return header, names, tuple(runs_of(self._numbers[name] for name in names))
+        return header, names, tuple(ranges_of(self._numbers[name] for name in names))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from shardedmodel_runtime.layout.placement import Run
+from shardedmodel_runtime.sharding.cuts import Range
 
 MIN_OBJECT_BYTES = 64 * 1024 * 1024
 """What a rank's part has, about, where the rank has more: four blocks for a loader to read side by
@@ -23,7 +23,7 @@ MAX_OBJECT_BYTES = 40 * 1024**3
 "Amazon S3 multipart upload limits"), of 5 MiB where many objects share a budget: 48.8 GiB."""
 
 
-def split_into_parts(sizes: Sequence[int], min_object_bytes: int = MIN_OBJECT_BYTES) -> list[Run]:
+def split_into_parts(sizes: Sequence[int], min_object_bytes: int = MIN_OBJECT_BYTES) -> list[Range]:
     """Divide the pieces of a place into parts of about equal bytes; a piece is never divided.
 
     Args:

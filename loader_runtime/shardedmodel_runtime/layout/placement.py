@@ -15,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shardedmodel_runtime.formats.dtypes import alignment
-from shardedmodel_runtime.sharding.cuts import LocalPiece, TensorCut
-
-Run = tuple[int, int]
-"""Tensors ``[first, stop)`` by their number in the checkpoint."""
+from shardedmodel_runtime.sharding.cuts import LocalPiece, Range, TensorCut
 
 Numbers = npt.NDArray[np.int64]
+"""Numbers of tensors in the checkpoint, or of cuts, or of bytes; one-dimensional."""
 
 
 class PlacedTensor(NamedTuple):
@@ -144,18 +142,18 @@ def place_tensors(
         position += piece.nbytes
 
 
-def runs_of(numbers: Iterable[int]) -> list[Run]:
-    """Numbers as ascending runs of neighbours."""
-    runs: list[Run] = []
+def ranges_of(numbers: Iterable[int]) -> list[Range]:
+    """Numbers as ascending ranges of neighbours."""
+    ranges: list[Range] = []
     for number in sorted(numbers):
-        if runs and runs[-1][1] == number:
-            runs[-1] = (runs[-1][0], number + 1)
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
         else:
-            runs.append((number, number + 1))
-    return runs
+            ranges.append((number, number + 1))
+    return ranges
 
 
-def numbers_in(runs: Sequence[Run]) -> Numbers:
-    """The numbers of runs, ascending."""
-    parts = [np.arange(first, stop, dtype=np.int64) for first, stop in runs]
+def numbers_in(ranges: Sequence[Range]) -> Numbers:
+    """The numbers in ranges, ascending."""
+    parts = [np.arange(first, stop, dtype=np.int64) for first, stop in ranges]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)

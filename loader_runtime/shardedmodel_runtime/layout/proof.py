@@ -19,13 +19,14 @@ from shardedmodel_runtime.errors import ConfigurationError, InvalidSafetensors, 
 from shardedmodel_runtime.formats.dtypes import CASTABLE, DTYPE_BITS, tensor_bytes
 from shardedmodel_runtime.formats.safetensors import DATA_ALIGNMENT
 from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestContent
-from shardedmodel_runtime.layout.placement import Run
 from shardedmodel_runtime.parallelism import Parallelism
-from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut, cover
+from shardedmodel_runtime.sharding.cuts import AxisCut, Range, TensorCut, cover
 from shardedmodel_runtime.storage.base import is_plain_key
 
-Numbers = npt.NDArray[np.int32]
+Kinds = npt.NDArray[np.int32]
+"""The number of each tensor's cut, in the order of tensors."""
 Edges = npt.NDArray[np.int64]
+"""Where ranges of tensors begin and end: of shape (ranges, 2)."""
 
 MAX_HOLDINGS = 2**28
 """Most ranks times tensors that are checked: 4,096 ranks of 65,536 tensors, in about a second."""
@@ -105,7 +106,7 @@ def _axis_problems(cut: TensorCut, axis: AxisCut, degree: int) -> Iterator[str]:
         yield f"a range of dimension {axis.dim} begins or ends inside a byte"
 
 
-def _checked_kinds(manifest: ManifestContent) -> Numbers:
+def _checked_kinds(manifest: ManifestContent) -> Kinds:
     """See that each tensor is one and has a cut; gives the numbers of their cuts."""
     if len(set(manifest.names)) < len(manifest.names):
         raise ValueError("tensors: two have the same name")
@@ -125,10 +126,10 @@ def _check_keys(keys: Sequence[str]) -> None:
         raise ValueError("two objects have the same key")
 
 
-def _check_objects(manifest: ManifestContent, kinds: Numbers) -> None:
+def _check_objects(manifest: ManifestContent, kinds: Kinds) -> None:
     """Check each object by itself, as long as all together name no more than ranks can hold.
 
-    A run is two numbers, whatever it spans: without the bound a small manifest would take hours.
+    A range is two numbers, whatever it spans: without the bound a small manifest would take hours.
     """
     ranks, tensors = manifest.world_size, len(kinds)
     if ranks * tensors > MAX_HOLDINGS:
@@ -150,8 +151,8 @@ def _check_form(manifest: ManifestContent, item: LayoutObject, label: str) -> No
     """Check what an object says, but not what is in it."""
     if not _are_ascending(item.ranks, manifest.world_size):
         raise ValueError(f"{label}: ranks are not ascending ranks of {manifest.world_size}")
-    if not _are_runs(item.tensors, len(manifest.entries)):
-        raise ValueError(f"{label}: tensors are not ascending runs of {len(manifest.entries)}")
+    if not _are_ranges(item.tensors, len(manifest.entries)):
+        raise ValueError(f"{label}: tensors are not ascending ranges of {len(manifest.entries)}")
     blocks = -(-item.bytes // manifest.block_bytes)
     if len(item.blocks) != blocks:
         raise ValueError(
@@ -163,7 +164,7 @@ def _check_form(manifest: ManifestContent, item: LayoutObject, label: str) -> No
         )
 
 
-def _check_size(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, label: str) -> None:
+def _check_size(manifest: ManifestContent, item: LayoutObject, kinds: Kinds, label: str) -> None:
     """See that an object is as long as the pieces in it."""
     own = np.concatenate([kinds[:0], *(kinds[first:stop] for first, stop in item.tensors)])
     end = item.data_start + _data_bytes(manifest, item, own, label)
@@ -171,7 +172,7 @@ def _check_size(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, l
         raise ValueError(f"{label}: its tensors end at {end}, its bytes at {item.bytes}")
 
 
-def _data_bytes(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, label: str) -> int:
+def _data_bytes(manifest: ManifestContent, item: LayoutObject, kinds: Kinds, label: str) -> int:
     """Bytes of an object's pieces, which have to be the same for all its ranks."""
     places = [manifest.degrees.coordinate(rank) for rank in item.ranks]
     differ = {
@@ -196,7 +197,7 @@ def _data_bytes(manifest: ManifestContent, item: LayoutObject, kinds: Numbers, l
     return total
 
 
-def _check_each_rank(manifest: ManifestContent, kinds: Numbers) -> None:
+def _check_each_rank(manifest: ManifestContent, kinds: Kinds) -> None:
     """See that every rank holds what the cuts say, once."""
     objects: list[list[Edges]] = [[] for _ in range(manifest.world_size)]
     for item in manifest.objects:
@@ -218,8 +219,8 @@ def _check_each_rank(manifest: ManifestContent, kinds: Numbers) -> None:
                 )
 
 
-def _counts(objects: Sequence[Edges], size: int) -> Edges:
-    """How often each of ``size`` tensors is in objects whose runs are given."""
+def _counts(objects: Sequence[Edges], size: int) -> npt.NDArray[np.int64]:
+    """How often each of ``size`` tensors is in objects whose ranges are given."""
     edges = np.concatenate([np.empty((0, 2), np.int64), *objects])
     begun, ended = (np.bincount(edges[:, side], minlength=size + 1) for side in (0, 1))
     return np.cumsum(begun - ended)[:size]
@@ -257,10 +258,10 @@ def _are_ascending(numbers: Sequence[int], below: int) -> bool:
     )
 
 
-def _are_runs(runs: Sequence[Run], size: int) -> bool:
-    edges = [edge for run in runs for edge in run]
+def _are_ranges(ranges: Sequence[Range], size: int) -> bool:
+    edges = [edge for span in ranges for edge in span]
     return (
-        (not runs or runs[-1][1] <= size)
+        (not ranges or ranges[-1][1] <= size)
         and all(before <= after for before, after in pairwise(edges))
-        and all(first < stop for first, stop in runs)
+        and all(first < stop for first, stop in ranges)
     )

@@ -108,7 +108,7 @@ def layout_object(planned: PlannedObject, sha256: str, blocks: list[str]) -> Lay
         sha256=sha256,
         blocks=blocks,
         data_start=planned.data_start,
-        tensors=list(planned.runs),
+        tensors=list(planned.tensor_ranges),
     )
 
 

@@ -221,7 +221,7 @@ class _ObjectIndex:
     def __init__(self, manifest: Manifest, item: LayoutObject) -> None:
         self._key = item.key
         self._data_start = item.data_start
-        self._runs = item.tensors
+        self._ranges = item.tensors
         place = manifest.degrees.coordinate(item.ranks[0])
         self._piece_of = PieceCache(place.tensor, place.expert)
         counts = (stop - first for first, stop in item.tensors)
@@ -231,10 +231,10 @@ class _ObjectIndex:
 
     def find(self, number: int, cut: TensorCut) -> Holding | None:
         """The piece of a tensor that the object holds, if it holds one."""
-        run = bisect_right(self._runs, number, key=lambda run: run[0]) - 1
-        if run < 0 or number >= self._runs[run][1]:
+        at = bisect_right(self._ranges, number, key=lambda span: span[0]) - 1
+        if at < 0 or number >= self._ranges[at][1]:
             return None
-        place = self._before[run] + number - self._runs[run][0]
+        place = self._before[at] + number - self._ranges[at][0]
         piece = self._piece_of(cut)
         ranges = {part.dim: part.ranges for part in piece.slices}
         start = self._data_start + int(self._starts[place])

@@ -51,7 +51,7 @@ def most_open(objects: Sequence[PlannedObject], order: Mapping[str, int]) -> int
     return most
 
 
-def share_of(
+def objects_of_worker(
     objects: Sequence[PlannedObject], order: Mapping[str, int], worker: int, workers: int
 ) -> list[PlannedObject]:
     """Give one worker's objects: about equal bytes for each, and no tensor for two of them.

@@ -13,7 +13,7 @@ from typing import Literal
 from shardedmodel_runtime.formats.dtypes import tensor_bytes
 
 Range = tuple[int, int]
-"""A half-open range of indices along a cut dimension."""
+"""Half-open, ``[first, stop)``: of indices along a dimension, of bytes, or of tensors by number."""
 
 Over = Literal["tensor", "expert"]
 """The kind of parallelism whose ranks share a dimension."""

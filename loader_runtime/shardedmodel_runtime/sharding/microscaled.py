@@ -21,9 +21,9 @@ from shardedmodel_runtime.sharding.quantised import OUTPUT, Cut
 from shardedmodel_runtime.sharding.strategies import Uncut
 
 METHOD = "mxfp4"
-BLOCK_INPUTS = 32
+MX_BLOCK_INPUTS = 32
 """Inputs that share a scale, by the specification."""
-BLOCK_BYTES = 16
+MX_BLOCK_BYTES = 16
 """What 32 numbers of 4 bits take."""
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
@@ -63,11 +63,11 @@ def cut_microscaled(
         )
     _refuse_other_shapes(part, tensors)
     outputs, blocks = part.shape[:2]
-    weight = replace(part, dtype="I8", shape=(outputs, blocks * BLOCK_INPUTS))
+    weight = replace(part, dtype="I8", shape=(outputs, blocks * MX_BLOCK_INPUTS))
     axis = cut_weight(weight)
     if axis is None:
         return None
-    unit = 1 if axis.dim == OUTPUT else BLOCK_INPUTS
+    unit = 1 if axis.dim == OUTPUT else MX_BLOCK_INPUTS
 
     def carried(edge: int) -> int:
         if edge % unit:
@@ -92,12 +92,12 @@ def _refuse_other_shapes(part: Uncut, tensors: Mapping[str, SourceTensor]) -> No
         or scales is None
         or (blocks.dtype, scales.dtype) != ("U8", "U8")
         or len(scales.shape) != 3
-        or blocks.shape != (*scales.shape, BLOCK_BYTES)
+        or blocks.shape != (*scales.shape, MX_BLOCK_BYTES)
     ):
         raise _refuse(
             part,
-            f"needs U8 {_BLOCKS} of (experts, outputs, blocks, {BLOCK_BYTES}) and U8 {_SCALES} of "
-            "(experts, outputs, blocks) beside each other",
+            f"needs U8 {_BLOCKS} of (experts, outputs, blocks, {MX_BLOCK_BYTES}) and U8 {_SCALES} "
+            "of (experts, outputs, blocks) beside each other",
         )
 
 

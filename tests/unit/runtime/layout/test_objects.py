@@ -45,7 +45,7 @@ def test_without_cut_tensors_there_are_no_rank_objects() -> None:
 def test_tensors_lie_by_falling_alignment_and_then_as_they_came() -> None:
     cuts = plan(a=column("U8"), b=column("BF16"), c=column("F64"), d=column("BF16"))
     assert plan_objects(cuts)[0].names == ("c", "b", "d", "a")
-    assert plan_objects(cuts)[0].runs == ((0, 4),)
+    assert plan_objects(cuts)[0].tensor_ranges == ((0, 4),)
 
 
 def test_every_tensor_is_naturally_aligned_and_data_begin_on_a_page() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shardedmodel_runtime.layout.objects import PlannedObject
-from shardedmodel_runtime.layout.scheduling import most_open, passes, share_of
+from shardedmodel_runtime.layout.scheduling import most_open, objects_of_worker, passes
 
 ORDER = {name: number for number, name in enumerate("abcdef")}
 
@@ -41,7 +41,7 @@ def test_a_further_pass_takes_what_would_be_too_many_open_objects() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 def test_every_object_has_one_worker_and_no_tensor_has_two(workers: int) -> None:
     objects = [planned(f"{rank}.{run}", run) for run in ("ab", "cd", "ef") for rank in range(4)]
-    shares = [share_of(objects, ORDER, worker, workers) for worker in range(workers)]
+    shares = [objects_of_worker(objects, ORDER, worker, workers) for worker in range(workers)]
     tensors = [{name for item in share for name in item.names} for share in shares]
     assert sorted(item.key for share in shares for item in share) == sorted(
         item.key for item in objects
@@ -51,4 +51,4 @@ def test_every_object_has_one_worker_and_no_tensor_has_two(workers: int) -> None
 
 def test_workers_get_about_equal_bytes() -> None:
     objects = [planned(name, name) for name in "abcdef"]
-    assert [len(share_of(objects, ORDER, worker, 3)) for worker in range(3)] == [2, 2, 2]
+    assert [len(objects_of_worker(objects, ORDER, worker, 3)) for worker in range(3)] == [2, 2, 2]
