@@ -12,7 +12,7 @@ from shardedmodel_runtime.rank import saving
 from shardedmodel_runtime.rank.saving import check_tensor, host_chunks, save_from_ranks
 from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_rank_layout import raw, write_layout
+from tests.builders.rank_layout import raw, write_layout
 
 MATRIX = torch.arange(24, dtype=torch.int32).reshape(4, 6)
 
@@ -87,5 +87,5 @@ def test_a_group_of_another_size_is_refused(
 def test_without_a_group_it_says_how_to_have_one(tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", 2)
     store = open_store(layout.uri)
-    with pytest.raises(ConfigurationError, match="no process group.* start them by torchrun"):
+    with pytest.raises(ConfigurationError, match=r"no process group.* start them by torchrun"):
         save_from_ranks({}, store, store, layout.manifest)
