@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.presharder import big_llama
 from tests import records
-from tests.builders_checkpoint import llama_shapes, write_checkpoint
-from tests.builders_layout import shard
-from tests.builders_pods import Pod, PodGroup, eventually
+from tests.builders.checkpoint import llama_shapes, write_checkpoint
+from tests.builders.layout import shard
+from tests.builders.pods import Pod, PodGroup, eventually
 from tests.s3server import S3Server
 
 RANKS = (2, 4, 8)

@@ -28,8 +28,8 @@ from shardedmodel_runtime.loading.hedging import AT_ONCE
 from shardedmodel_runtime.loading.loader import load, open_layout
 from shardedmodel_runtime.loading.ring import MAX_WINDOWS
 from tests import records
-from tests.builders_checkpoint import llama_shapes
-from tests.builders_layout import shard
+from tests.builders.checkpoint import llama_shapes
+from tests.builders.layout import shard
 from tests.s3server import S3Server
 
 MEGABYTES = 13_500

@@ -31,7 +31,7 @@ from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, open_layout
 from shardedmodel_runtime.sharding.rules import Rule
 from tests import records
-from tests.builders_layout import shard
+from tests.builders.layout import shard
 from tests.s3server import S3Server
 
 T = TypeVar("T")

@@ -26,8 +26,8 @@ from benchmarks.peers import Task, evict
 from benchmarks.presharder import big_llama
 from benchmarks.summary import summarize, write
 from shardedmodel_runtime.layout.manifest import Manifest
-from tests.builders_checkpoint import llama_shapes, write_checkpoint
-from tests.builders_layout import shard
+from tests.builders.checkpoint import llama_shapes, write_checkpoint
+from tests.builders.layout import shard
 from tests.s3server import S3Server
 
 THREAD_COUNTS = (1, 2, 4, 8)

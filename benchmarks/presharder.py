@@ -20,7 +20,7 @@ from typing import Any
 
 from shardedmodel_runtime.formats.safetensors import build_header
 from tests import records
-from tests.builders_checkpoint import llama_config, llama_shapes
+from tests.builders.checkpoint import llama_config, llama_shapes
 from tests.s3server import S3Server
 
 CASES = ((500, 8), (500, 64), (2000, 8), (2000, 64), (8000, 8), (8000, 64))

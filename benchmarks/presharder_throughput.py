@@ -28,7 +28,7 @@ from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
 from tests import records
-from tests.builders_checkpoint import llama_shapes, write_checkpoint
+from tests.builders.checkpoint import llama_shapes, write_checkpoint
 from tests.s3server import S3Server
 
 RANKS = 8

@@ -20,8 +20,8 @@ from benchmarks.presharder import big_llama
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import load
 from tests import records
-from tests.builders_checkpoint import llama_shapes, write_checkpoint
-from tests.builders_layout import shard
+from tests.builders.checkpoint import llama_shapes, write_checkpoint
+from tests.builders.layout import shard
 from tests.faultproxy.proxy import Proxy
 from tests.s3server import S3Server
 

@@ -24,7 +24,7 @@ from shardedmodel_operator.planning.plan import plan
 from shardedmodel_operator.planning.result import EventDraft, Plan
 from shardedmodel_operator.planning.settings import PlanSettings
 from shardedmodel_runtime.report import GroupReport, ShardProgress
-from tests.builders_operator import NOW, SETTINGS, ModelBuilder, PodBuilder, seconds, stamp
+from tests.builders.operator import NOW, SETTINGS, ModelBuilder, PodBuilder, seconds, stamp
 
 MAX_ROUNDS = 12
 """Plans until a fixed point; a planner that needs more is going in circles."""

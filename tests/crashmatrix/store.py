@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.builders_checkpoint import llama_config, llama_shapes, random_bits, safetensors_bytes
+from tests.builders.checkpoint import llama_config, llama_shapes, random_bits, safetensors_bytes
 from tests.crashmatrix.calls import Call
 from tests.crashmatrix.proxy import Loop, Proxy
 from tests.s3server import S3Server

@@ -22,7 +22,7 @@ from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
+from tests.builders.rank_layout import BLOCK_BYTES, Layout, raw, write_layout
 from tests.faultproxy.faults import Kind
 from tests.faultproxy.proxy import Proxy
 from tests.faultproxy.schedule import Plan

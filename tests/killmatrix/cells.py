@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.builders_pods import PodGroup
+from tests.builders.pods import PodGroup
 from tests.faultproxy.campaign import Bench
 from tests.killmatrix.phases import Phase, bring_to
 

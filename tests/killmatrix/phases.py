@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from enum import StrEnum
 
-from tests.builders_pods import PodGroup, eventually
+from tests.builders.pods import PodGroup, eventually
 from tests.faultproxy.campaign import Bench
 
 

@@ -13,7 +13,7 @@ from demo.checkpoints import Store
 from demo.clusters import DevCluster, client_tools
 from demo.console import Console
 from demo.kubectl import Kubectl
-from tests.builders_checkpoint import (
+from tests.builders.checkpoint import (
     bert_config,
     bert_shapes,
     llama_config,

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import gpu
 from shardedmodel_runtime.loading.config import DEFAULT_RANGE_BYTES, Device, ModelLoadConfig
-from tests.builders_layout import make_checkpoint, shard
+from tests.builders.layout import make_checkpoint, shard
 
 GIGABYTE = 10**9
 

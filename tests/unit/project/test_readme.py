@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from shardedmodel_operator.api.validation import parse_spec, semantic_problems
 from shardedmodel_runtime.cli import main
-from tests.builders_checkpoint import bert_config, bert_shapes, write_checkpoint
+from tests.builders.checkpoint import bert_config, bert_shapes, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders_pods import COMMAND, PodGroup, eventually, free_port
+from tests.builders.pods import COMMAND, PodGroup, eventually, free_port
 from tests.faultproxy import campaign
 from tests.faultproxy.campaign import Bench
 from tests.faultproxy.faults import Kind

@@ -19,7 +19,7 @@ import pytest
 from shardedmodel_runtime.errors import GroupError
 from shardedmodel_runtime.rank import store as store_module
 from shardedmodel_runtime.rank.store import DistError, Store, connect, reach
-from tests.builders_pods import eventually, free_port
+from tests.builders.pods import eventually, free_port
 
 pytestmark = pytest.mark.integration
 

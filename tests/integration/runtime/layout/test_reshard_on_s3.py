@@ -12,7 +12,7 @@ from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import main
 from shardedmodel_runtime.formats.hf import INDEX_KEY
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_layout import make_checkpoint, shard
+from tests.builders.layout import make_checkpoint, shard
 from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration

@@ -30,7 +30,7 @@ from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3 import S3Store
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
 from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration

@@ -11,8 +11,8 @@ from shardedmodel_runtime.layout.recombine import recombine_ranks
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import load
 from shardedmodel_runtime.loading.shard import LoadedShard
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
-from tests.builders_rank_layout import raw
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
+from tests.builders.rank_layout import raw
 from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration

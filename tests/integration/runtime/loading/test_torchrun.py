@@ -20,8 +20,8 @@ from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.rank.group import leave
 from shardedmodel_runtime.rank.launch import load_group
 from shardedmodel_runtime.report import GroupReport
-from tests.builders_pods import free_port
-from tests.builders_rank_layout import small_model, write_layout
+from tests.builders.pods import free_port
+from tests.builders.rank_layout import small_model, write_layout
 
 pytestmark = pytest.mark.integration
 

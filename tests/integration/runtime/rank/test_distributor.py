@@ -25,8 +25,8 @@ from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.rank.options import Place
 from shardedmodel_runtime.rank.store import Store, connect
 from shardedmodel_runtime.storage.local import LocalStore
-from tests.builders_pods import eventually, free_port
-from tests.builders_rank_layout import Layout, raw, write_layout
+from tests.builders.pods import eventually, free_port
+from tests.builders.rank_layout import Layout, raw, write_layout
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shardedmodel_runtime.report import CACHE_TROUBLE
-from tests.builders_operator import ModelBuilder
-from tests.builders_pods import PodGroup
-from tests.builders_rank_layout import write_layout
+from tests.builders.operator import ModelBuilder
+from tests.builders.pods import PodGroup
+from tests.builders.rank_layout import write_layout
 from tests.unit.operator.planning.steps import ready
 
 pytestmark = pytest.mark.integration

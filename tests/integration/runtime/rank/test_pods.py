@@ -11,8 +11,8 @@ import torch
 
 from shardedmodel_runtime.loading.cache import WORTH_SHARING_BYTES
 from shardedmodel_runtime.rank.shared_memory import PREFIX, ROOT
-from tests.builders_pods import PodGroup, eventually
-from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
+from tests.builders.pods import PodGroup, eventually
+from tests.builders.rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
 from tests.integration.runtime.conftest import Bucket
 
 pytestmark = pytest.mark.integration

@@ -17,7 +17,7 @@ from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.rank.network import interface_of
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
 
 pytestmark = pytest.mark.integration
 

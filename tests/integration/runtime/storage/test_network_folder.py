@@ -19,8 +19,8 @@ from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
 from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_layout import make_checkpoint, shard
-from tests.builders_rank_layout import Layout, raw, write_layout
+from tests.builders.layout import make_checkpoint, shard
+from tests.builders.rank_layout import Layout, raw, write_layout
 from tests.integration.runtime.conftest import Bucket
 from tests.network_folder import NetworkFolder
 

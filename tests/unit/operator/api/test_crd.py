@@ -13,7 +13,7 @@ from shardedmodel_operator.api import crd, reference
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.sharding import Strategy
 from shardedmodel_runtime.sharding.cutter import STRATEGIES
-from tests.builders_operator import ModelBuilder, failure, group_report, summary
+from tests.builders.operator import ModelBuilder, failure, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 
 FOLDERS = (crd.ROOT / "examples", crd.ROOT / "examples" / "demo")

@@ -8,7 +8,7 @@ from shardedmodel_operator.api.problem import Problem
 from shardedmodel_operator.api.resource import ShardedModel, read_status
 from shardedmodel_operator.api.status import ShardedModelStatus
 from shardedmodel_operator.api.validation import MAX_SHOWN, describe
-from tests.builders_operator import ModelBuilder
+from tests.builders.operator import ModelBuilder
 
 
 def problems(builder: ModelBuilder) -> list[str]:

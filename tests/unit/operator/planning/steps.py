@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardedmodel_operator.planning.settings import PlanSettings
-from tests.builders_operator import SETTINGS, ModelBuilder, group_report, summary
+from tests.builders.operator import SETTINGS, ModelBuilder, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kubernetes_validate import validate  # type: ignore[import-untyped]
 
-from tests.builders_operator import SETTINGS, ModelBuilder, group_report, summary
+from tests.builders.operator import SETTINGS, ModelBuilder, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import change, ready
 

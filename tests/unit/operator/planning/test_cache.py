@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shardedmodel_operator.planning.settings import PlanSettings
-from tests.builders_operator import SETTINGS, ModelBuilder, group_report
+from tests.builders.operator import SETTINGS, ModelBuilder, group_report
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, message, ready, reason, sharded
 

@@ -8,7 +8,7 @@ from shardedmodel_operator.api.resource import FINALIZER
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.deletion import CLEANUP_MARGIN
 from shardedmodel_runtime.report import ShardProgress
-from tests.builders_operator import LAYOUT_HASH, ModelBuilder, PodBuilder, failure, stamp, summary
+from tests.builders.operator import LAYOUT_HASH, ModelBuilder, PodBuilder, failure, stamp, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, ready
 

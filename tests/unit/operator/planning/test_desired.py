@@ -13,7 +13,7 @@ from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.group import Layout
 from shardedmodel_operator.planning.job import shard_job
 from shardedmodel_operator.planning.names import group_name, job_name
-from tests.builders_operator import LAYOUT_HASH, SETTINGS, ModelBuilder
+from tests.builders.operator import LAYOUT_HASH, SETTINGS, ModelBuilder
 
 LAYOUT = Layout(LAYOUT_HASH, f"s3://shards/{LAYOUT_HASH}", 100_000_000_000)
 REVISION = "fedcba9876543210fedc"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.drain import asks
-from tests.builders_operator import SETTINGS, ModelBuilder, group_report
+from tests.builders.operator import SETTINGS, ModelBuilder, group_report
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import change, ready
 

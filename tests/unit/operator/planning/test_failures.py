@@ -6,7 +6,7 @@ import pytest
 
 from shardedmodel_operator.planning.failures import Fault, pod_fault, worst
 from shardedmodel_operator.planning.objects import Pod
-from tests.builders_operator import NOW, PodBuilder, failure
+from tests.builders.operator import NOW, PodBuilder, failure
 
 
 def a_pod() -> PodBuilder:

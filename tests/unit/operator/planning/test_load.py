@@ -23,7 +23,7 @@ from shardedmodel_operator.planning.objects import (
 from shardedmodel_operator.planning.observed import Observed, report_targets
 from shardedmodel_operator.planning.status import worth_writing
 from shardedmodel_runtime.report import GroupReport, RankReport
-from tests.builders_operator import (
+from tests.builders.operator import (
     NOW,
     JobBuilder,
     ModelBuilder,

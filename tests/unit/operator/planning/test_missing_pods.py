@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardedmodel_operator.planning.missing import short_of_pods
-from tests.builders_operator import ModelBuilder, failure, group_report, stamp, summary
+from tests.builders.operator import ModelBuilder, failure, group_report, stamp, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, message, ready, reason, sharded
 

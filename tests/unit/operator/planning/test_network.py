@@ -9,7 +9,7 @@ from kubernetes_validate import validate  # type: ignore[import-untyped]
 
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.network import network_policies, store_port
-from tests.builders_operator import ModelBuilder
+from tests.builders.operator import ModelBuilder
 from tests.network_rules import End, may_connect
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import ready

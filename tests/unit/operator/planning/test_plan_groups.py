@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shardedmodel_operator.planning import labels
-from tests.builders_operator import (
+from tests.builders.operator import (
     ModelBuilder,
     failure,
     group_report,

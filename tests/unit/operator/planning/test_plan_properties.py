@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardedmodel_operator.planning.objects import Job
-from tests.builders_operator import failure, group_report, summary
+from tests.builders.operator import failure, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 
 Deed = Callable[[SimulatedCluster], None]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shardedmodel_runtime.report import ShardProgress
-from tests.builders_operator import (
+from tests.builders.operator import (
     LAYOUT_HASH,
     ModelBuilder,
     failure,

@@ -6,7 +6,7 @@ import pytest
 
 from shardedmodel_operator.api.status import GroupStatus
 from shardedmodel_operator.planning.objects import parse_time
-from tests.builders_operator import ModelBuilder, failure, group_report, stamp
+from tests.builders.operator import ModelBuilder, failure, group_report, stamp
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, message, ready, reason, sharded
 

@@ -8,7 +8,7 @@ import pytest
 
 from shardedmodel_operator.planning import labels
 from shardedmodel_runtime.report import ShardProgress
-from tests.builders_operator import LAYOUT_HASH, ModelBuilder, failure, group_report, summary
+from tests.builders.operator import LAYOUT_HASH, ModelBuilder, failure, group_report, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import (
     change,

@@ -10,7 +10,7 @@ import pytest
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.objects import Meta
 from shardedmodel_operator.planning.sharing import layout_label
-from tests.builders_operator import LAYOUT_HASH, ModelBuilder
+from tests.builders.operator import LAYOUT_HASH, ModelBuilder
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import event_reasons, message, ready, reason, sharded
 

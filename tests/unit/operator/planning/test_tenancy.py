@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shardedmodel_operator.api.template import RESERVED_PREFIX
-from tests.builders_operator import ModelBuilder
+from tests.builders.operator import ModelBuilder
 from tests.unit.operator.planning.steps import ready
 
 DIGEST = f"registry.example/runtime@sha256:{'0' * 64}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardedmodel_runtime.report import ShardProgress
-from tests.builders_operator import ModelBuilder, PodBuilder, failure, seconds, summary
+from tests.builders.operator import ModelBuilder, PodBuilder, failure, seconds, summary
 from tests.simulated_cluster import SimulatedCluster
 from tests.unit.operator.planning.steps import message, reason
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from shardedmodel_operator.planning import labels
-from tests.builders_operator import ModelBuilder, failure, group_report, stamp, summary
+from tests.builders.operator import ModelBuilder, failure, group_report, stamp, summary
 from tests.simulated_api import Operator, OperatorDied, SimulatedApi, When
 from tests.simulated_cluster import SimulatedCluster
 

@@ -16,7 +16,7 @@ from shardedmodel_runtime.errors import (
 )
 from shardedmodel_runtime.formats.safetensors import build_header
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_checkpoint import (
+from tests.builders.checkpoint import (
     MemoryStore,
     llama_config,
     llama_shapes,

@@ -37,8 +37,8 @@ from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.storage.local import LocalStore, LocalWriter
-from tests.builders_checkpoint import llama_config, llama_shapes, write_checkpoint
-from tests.builders_layout import make_checkpoint
+from tests.builders.checkpoint import llama_config, llama_shapes, write_checkpoint
+from tests.builders.layout import make_checkpoint
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "commands.md"
 

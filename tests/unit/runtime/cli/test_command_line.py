@@ -18,7 +18,7 @@ from shardedmodel_runtime.cli.progress import ProgressLine, binary_size, megabyt
 from shardedmodel_runtime.errors import AccessDenied, StorageError
 from shardedmodel_runtime.layout.job import ShardJob
 from shardedmodel_runtime.report import Failure, ShardSummary
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from shardedmodel_runtime.cli import main
 from shardedmodel_runtime.cli.load import table
 from shardedmodel_runtime.report import GroupReport, RankReport
-from tests.builders_rank_layout import write_layout
+from tests.builders.rank_layout import write_layout
 
 
 def test_a_layout_is_loaded_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from shardedmodel_runtime.cli import main
 from shardedmodel_runtime.layout import unsharding
-from tests.builders_layout import make_checkpoint, shard
+from tests.builders.layout import make_checkpoint, shard
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from shardedmodel_runtime.formats.safetensors import (
     build_header,
     parse_header,
 )
-from tests.builders_checkpoint import random_bits, safetensors_bytes
+from tests.builders.checkpoint import random_bits, safetensors_bytes
 
 
 def entry(start: int, end: int, shape: Any = None, dtype: Any = "U8", **more: Any) -> Any:

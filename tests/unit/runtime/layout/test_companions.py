@@ -13,8 +13,8 @@ from shardedmodel_runtime.layout.manifest_content import ManifestFile
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.storage.base import ObjectInfo
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_checkpoint import MemoryStore
-from tests.builders_layout import make_checkpoint, shard
+from tests.builders.checkpoint import MemoryStore
+from tests.builders.layout import make_checkpoint, shard
 
 
 def entry(name: str, data: bytes) -> ManifestFile:

@@ -15,8 +15,8 @@ from shardedmodel_runtime.layout.unsharding import unshard
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_checkpoint import MOE_RULES
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders.checkpoint import MOE_RULES
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
 
 DEGREES = [
     Parallelism(1, 1, 1),

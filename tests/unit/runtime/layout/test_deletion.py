@@ -16,7 +16,7 @@ from shardedmodel_runtime.report import Failure
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_layout import make_checkpoint, shard
+from tests.builders.layout import make_checkpoint, shard
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.sharding.rules import Rule
-from tests.builders_plan import cut_bytes, manifest_of, plan_of, random_bytes, recombined
+from tests.builders.plan import cut_bytes, manifest_of, plan_of, random_bytes, recombined
 
 REPEATING = ("heads", "packed")
 """Strategies by which several ranks may hold the same key-value heads."""

@@ -13,7 +13,7 @@ from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import TERMINATION_MESSAGE_LIMIT
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
 
 
 @pytest.fixture

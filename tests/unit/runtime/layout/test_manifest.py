@@ -17,7 +17,7 @@ from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_rank_layout import LAYOUT_HASH, write_layout
+from tests.builders.rank_layout import LAYOUT_HASH, write_layout
 
 BLOCK = 4096
 

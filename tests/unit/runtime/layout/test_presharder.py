@@ -24,7 +24,7 @@ from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.s3 import MAX_PART_BYTES, MIN_PART_BYTES, S3Store
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_layout import Checkpoint, make_checkpoint
+from tests.builders.layout import Checkpoint, make_checkpoint
 
 SOURCE = ManifestSource(uri="file:///source", objects=[])
 SMALLEST_PART = LocalStore.part_limits[0]

@@ -9,7 +9,7 @@ from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.reading import Share
 from shardedmodel_runtime.layout.recombine import HeldPiece, recombine_ranks, recombine_tensor
 from shardedmodel_runtime.sharding.cuts import AxisCut, TensorCut
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
 
 
 def cut(dim: int, *shape: int) -> TensorCut:

@@ -24,8 +24,8 @@ from shardedmodel_runtime.report import ShardSummary
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_checkpoint import llama_config, llama_shapes, write_checkpoint
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders.checkpoint import llama_config, llama_shapes, write_checkpoint
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX, LocalStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
 
 SMALL_PARTS = 20_000
 """Bytes of a rank's part: the small Llama, at two ranks, then has several runs."""

@@ -10,7 +10,7 @@ from shardedmodel_runtime.errors import ConfigurationError, SourceChanged
 from shardedmodel_runtime.layout.unsharding import unshard
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_layout import Checkpoint, make_checkpoint, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, shard
 
 
 @pytest.fixture

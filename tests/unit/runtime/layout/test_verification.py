@@ -12,7 +12,7 @@ from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_layout import make_checkpoint, shard
+from tests.builders.layout import make_checkpoint, shard
 
 COMMON = "common/part-00000.safetensors"
 

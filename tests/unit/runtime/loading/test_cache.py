@@ -23,8 +23,8 @@ from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
 from shardedmodel_runtime.storage.base import ObjectInfo
 from shardedmodel_runtime.storage.local import LocalStore
-from tests.builders_cache import assert_loaded, entries, fail, hashes, load
-from tests.builders_rank_layout import Layout, write_layout
+from tests.builders.cache import assert_loaded, entries, fail, hashes, load
+from tests.builders.rank_layout import Layout, write_layout
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from shardedmodel_runtime.loading import cache as cache_module
 from shardedmodel_runtime.loading import gathering
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.shard import LoadedShard
-from tests.builders_cache import assert_loaded, entries, fail, load
-from tests.builders_rank_layout import Layout, write_layout
+from tests.builders.cache import assert_loaded, entries, fail, load
+from tests.builders.rank_layout import Layout, write_layout
 
 
 @pytest.fixture

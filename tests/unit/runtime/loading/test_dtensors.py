@@ -14,7 +14,7 @@ from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.dtensors import to_dtensors
 from shardedmodel_runtime.loading.loader import load
 from shardedmodel_runtime.loading.shard import LoadedShard
-from tests.builders_rank_layout import write_layout
+from tests.builders.rank_layout import write_layout
 
 
 @dataclass

@@ -20,7 +20,7 @@ from shardedmodel_runtime.loading.window import Window
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.reading import Cancelled, Reading
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_rank_layout import BLOCK_BYTES, Layout, small_model, write_layout
+from tests.builders.rank_layout import BLOCK_BYTES, Layout, small_model, write_layout
 
 Read = Callable[[int, memoryview, Reading], None]
 """What a test does instead of one read: start, into, reading."""

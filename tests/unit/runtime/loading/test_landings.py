@@ -16,7 +16,7 @@ from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.landings import await_landed, landing_in
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
 from shardedmodel_runtime.loading.shard import LoadedShard
-from tests.builders_rank_layout import Layout, raw, small_model, write_layout
+from tests.builders.rank_layout import Layout, raw, small_model, write_layout
 
 HANGS_SECONDS = 30.0
 """More than any of these tests takes."""

@@ -23,7 +23,7 @@ from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, loa
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.uri import parse_uri
-from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
+from tests.builders.rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
 
 
 def config(layout: Layout, rank: int = 0, **values: Any) -> ModelLoadConfig:

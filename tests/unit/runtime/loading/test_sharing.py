@@ -15,7 +15,7 @@ from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
 from shardedmodel_runtime.loading.shard import LoadedShard
 from shardedmodel_runtime.loading.sharing import LEAST_WAIT, Sharing, own_part
-from tests.builders_rank_layout import BLOCK_BYTES, Layout, raw, write_layout
+from tests.builders.rank_layout import BLOCK_BYTES, Layout, raw, write_layout
 
 
 class Peers(Sharing):

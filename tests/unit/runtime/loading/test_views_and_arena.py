@@ -18,7 +18,7 @@ from shardedmodel_runtime.loading import arena
 from shardedmodel_runtime.loading.arena import HostArena, choose_device
 from shardedmodel_runtime.loading.views import TORCH_DTYPES, contiguous_strides, tensor_views
 from shardedmodel_runtime.memory import Access
-from tests.builders_rank_layout import write_layout
+from tests.builders.rank_layout import write_layout
 
 
 def test_a_torch_dtype_has_the_bits_of_its_safetensors_dtype() -> None:

@@ -13,7 +13,7 @@ from shardedmodel_runtime.rank import launch
 from shardedmodel_runtime.rank.launch import Launch, exchange, load_group
 from shardedmodel_runtime.report import RankReport
 from shardedmodel_runtime.storage.local import LocalStore
-from tests.builders_rank_layout import raw, write_layout
+from tests.builders.rank_layout import raw, write_layout
 
 
 def test_without_a_launcher_a_process_is_the_only_rank() -> None:

@@ -8,7 +8,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 from shardedmodel_runtime.errors import GroupError
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.store import DistError, Store
-from tests.builders_rank_layout import write_layout
+from tests.builders.rank_layout import write_layout
 
 
 @pytest.mark.parametrize("size", [0, 5, metadata.CHUNK_BYTES, metadata.CHUNK_BYTES + 1])

@@ -10,7 +10,7 @@ from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.rules import Rule
-from tests.builders_plan import Shapes, headers, plan_of
+from tests.builders.plan import Shapes, headers, plan_of
 
 GEMMA: dict[str, Any] = {
     "model_type": "gemma4_text",

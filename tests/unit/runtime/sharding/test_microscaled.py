@@ -10,7 +10,7 @@ import pytest
 from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cuts import TensorCut
-from tests.builders_plan import Shapes, cut_bytes, plan_of, random_bytes, recombined
+from tests.builders.plan import Shapes, cut_bytes, plan_of, random_bytes, recombined
 
 CONFIG: Mapping[str, Any] = {
     "model_type": "gpt_oss",

@@ -13,7 +13,7 @@ from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.overview import PlanOverview, TensorGroup
 from shardedmodel_runtime.sharding.rules import Rule
-from tests.builders_checkpoint import llama_config, llama_shapes
+from tests.builders.checkpoint import llama_config, llama_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -8,7 +8,7 @@ from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.sharding.rules import Rule
-from tests.builders_plan import plan_of
+from tests.builders.plan import plan_of
 
 OUT, IN, GROUP = 64, 128, 32
 

@@ -10,8 +10,8 @@ from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.sharding.stages import balance
-from tests.builders_checkpoint import llama_config, llama_shapes
-from tests.builders_plan import Shapes, plan_of
+from tests.builders.checkpoint import llama_config, llama_shapes
+from tests.builders.plan import Shapes, plan_of
 
 
 def stages_of(shapes: Shapes, pipeline: int, **config: Any) -> dict[str, tuple[int, ...] | None]:

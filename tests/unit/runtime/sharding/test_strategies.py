@@ -8,7 +8,7 @@ from shardedmodel_runtime.errors import InvalidSharding
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.rules import Rule
-from tests.builders_plan import plan_of
+from tests.builders.plan import plan_of
 
 CONFIG = {"model_type": "made-up", "num_attention_heads": 8, "num_key_value_heads": 2}
 """Eight query heads of any size, two key-value heads."""

@@ -19,7 +19,7 @@ from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.families import FAMILIES
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.sharding.rules import Rule
-from tests.builders_checkpoint import (
+from tests.builders.checkpoint import (
     MOE_RULES,
     bert_config,
     bert_shapes,
@@ -28,7 +28,7 @@ from tests.builders_checkpoint import (
     moe_config,
     moe_shapes,
 )
-from tests.builders_plan import manifest_of
+from tests.builders.plan import manifest_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -9,7 +9,7 @@ from typing import Any
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
 from shardedmodel_runtime.loading.shard import LoadedShard
-from tests.builders_rank_layout import Layout, raw
+from tests.builders.rank_layout import Layout, raw
 
 
 def load(layout: Layout, folder: Path, rank: int = 0, **values: Any) -> LoadedShard:

@@ -16,7 +16,7 @@ from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.opening import open_store
-from tests.builders_checkpoint import (
+from tests.builders.checkpoint import (
     bert_config,
     bert_shapes,
     llama_config,

@@ -1,0 +1,1 @@
+"""What tests begin with: checkpoints, layouts, plans, caches, pods and objects of the cluster."""
