@@ -16,8 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from benchmarks.presharder import big_llama
-from tests import records
 from tests.builders.checkpoint import llama_shapes, write_checkpoint
 from tests.builders.layout import shard
 from tests.builders.pods import Pod, PodGroup, eventually

@@ -21,13 +21,13 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from benchmarks import records
 from benchmarks.presharder import big_llama, write_hollow_checkpoint
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.loading.config import DEFAULT_RANGE_BYTES, Device, ModelLoadConfig
 from shardedmodel_runtime.loading.hedging import AT_ONCE
 from shardedmodel_runtime.loading.loader import load, open_layout
 from shardedmodel_runtime.loading.ring import MAX_WINDOWS
-from tests import records
 from tests.builders.checkpoint import llama_shapes
 from tests.builders.layout import shard
 from tests.s3server import S3Server

@@ -22,6 +22,7 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
+from benchmarks import records
 from benchmarks.link import GIGABITS, Link
 from benchmarks.nginx import Nginx
 from benchmarks.peers import Task, evict, safetensors
@@ -30,7 +31,6 @@ from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, open_layout
 from shardedmodel_runtime.sharding.rules import Rule
-from tests import records
 from tests.builders.layout import shard
 from tests.s3server import S3Server
 

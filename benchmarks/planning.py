@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import main as shardedmodel
 from shardedmodel_runtime.formats.dtypes import tensor_bytes
@@ -31,7 +32,6 @@ from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.opening import open_store
-from tests import records
 
 LAYERS, DENSE_LAYERS, EXPERTS, FILES, RUNS = 61, 3, 256, 160, 5
 TENSOR, EXPERT = 8, 8

@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from shardedmodel_runtime.formats.safetensors import build_header
-from tests import records
 from tests.builders.checkpoint import llama_config, llama_shapes
 from tests.s3server import S3Server
 

@@ -21,13 +21,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from benchmarks.presharder import big_llama
 from benchmarks.presharder_baselines import COPIES, plain_way, plain_way_to_s3
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
-from tests import records
 from tests.builders.checkpoint import llama_shapes, write_checkpoint
 from tests.s3server import S3Server
 

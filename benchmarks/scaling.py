@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
+from benchmarks import records
 from benchmarks.presharder import big_llama
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import load
-from tests import records
 from tests.builders.checkpoint import llama_shapes, write_checkpoint
 from tests.builders.layout import shard
 from tests.faultproxy.proxy import Proxy

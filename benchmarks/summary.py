@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests import records
+from benchmarks import records
 
 OURS = "ours"
 PACKAGES = (

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from demo.scenario import Outcome
 from demo.timeline import seconds_to_ready
-from tests import records
 
 
 def write_record(folder: Path, outcomes: Iterable[Outcome], steps: Mapping[str, float]) -> Path:

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from itertools import repeat
 from pathlib import Path
 
+from benchmarks import records
 from benchmarks.scale.api import Api, Json
 from benchmarks.scale.models import NAMESPACES, Models
 from benchmarks.scale.paper import Pace, PaperNode
 from benchmarks.scale.stages import Stages
 from benchmarks.scale.table import table
 from benchmarks.scale.world import World
-from tests import ending, records, slots
+from tests import ending, slots
 from tests.devcluster import Cluster
 from tests.integration.operator.conftest import CHART, SYSTEM, helm_run, kubeconfig_of
 from tests.integration.operator.world import Admin

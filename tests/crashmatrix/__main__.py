@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests import ending, records, slots
+from benchmarks import records
+from tests import ending, slots
 from tests.crashmatrix import campaign, tables
 from tests.crashmatrix.campaign import say
 from tests.crashmatrix.deaths import deaths_of, lives_of, sample

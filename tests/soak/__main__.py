@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks import records
 from demo.console import DemoError
 from demo.scenario import DEMO_NAMESPACE
-from tests import ending, records, slots
+from tests import ending, slots
 from tests.devcluster.api import ApiError
 from tests.soak import layouts, memory, report, verdict
 from tests.soak.actor import Actor, Say

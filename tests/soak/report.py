@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests import records
+from benchmarks import records
 from tests.soak.actor import Tally
 from tests.soak.choices import Choice
 from tests.soak.memory import MIB, Life

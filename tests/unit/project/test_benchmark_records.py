@@ -7,7 +7,7 @@ import os
 from datetime import date
 from pathlib import Path
 
-from tests import records
+from benchmarks import records
 
 
 def test_a_record_begins_with_what_was_measured_when_and_on_what() -> None:
