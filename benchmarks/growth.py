@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 from benchmarks import records
 from benchmarks.link import GIGABITS, Link
 from benchmarks.nginx import Nginx
-from benchmarks.peers import Task, evict, safetensors
+from benchmarks.peers.files import safetensors
+from benchmarks.peers.task import Task, evict
 from benchmarks.presharder import write_hollow_checkpoint
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.loading.config import ModelLoadConfig

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from benchmarks.link import GIGABITS, Link
 from benchmarks.nginx import Nginx
-from benchmarks.peers import Task, evict
+from benchmarks.peers.task import Task, evict
 from benchmarks.presharder import big_llama
 from benchmarks.summary import summarize, write
 from shardedmodel_runtime.layout.manifest import Manifest
