@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from benchmarks.nginx import Nginx
 from benchmarks.peers.task import Task, evict
 from benchmarks.presharder import big_llama
 from benchmarks.summary import summarize, write
+from benchmarks.trust import trusting
 from shardedmodel_runtime.layout.manifest import Manifest
 from tests.builders.checkpoint import llama_shapes, write_checkpoint
 from tests.builders.layout import shard
@@ -32,8 +33,10 @@ from tests.s3server import S3Server
 
 THREAD_COUNTS = (1, 2, 4, 8)
 """Of which the raw limit takes the best, found beforehand for each server."""
-_ONE_SERVER = ("ours", "ours, held memory", "boto3", "obstore", "raw", "raw, new memory")
-_S3 = (*_ONE_SERVER, "ours, unverified", "runai-model-streamer", "s3torchconnector")
+_S3 = (
+    *("ours", "ours, unverified", "ours, held memory", "boto3", "obstore"),
+    *("runai-model-streamer", "s3torchconnector", "raw", "raw, new memory"),
+)
 _FILES = (
     *("ours", "ours, unverified", "ours, held memory", "preadv", "preadv, new memory"),
     *("runai-model-streamer", "safetensors", "fastsafetensors"),
@@ -66,11 +69,15 @@ class Scene:
 
 
 class Runner:
-    """Runs loaders, each time in a process of its own."""
+    """Runs loaders, each time in a process of its own.
 
-    def __init__(self) -> None:
+    Args:
+        inside: the words that run a command where loaders are to run.
+    """
+
+    def __init__(self, inside: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.peers"],
+            [*inside, sys.executable, "-m", "benchmarks.peers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -132,7 +139,7 @@ def scenes(
     yield Scene(
         "nginx with TLS",
         Task(remote, nginx.tls_url, keys, sizes, str(nginx.certificate)),
-        _ONE_SERVER,
+        _S3,
         "raw",
         environment | {"AWS_CA_BUNDLE": str(nginx.certificate)},
     )
@@ -169,8 +176,8 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(S3Server())
-        runner = stack.enter_context(Runner())
         nginx = stack.enter_context(Nginx(folder, folder / "nginx"))
+        runner = stack.enter_context(Runner(trusting(nginx.certificate, folder)))
         link = stack.enter_context(Link())
         linked = stack.enter_context(Nginx(folder, folder / "linked", link))
         config = big_llama(options.megabytes)
