@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.reading import share_of
+from shardedmodel_runtime.layout.recombine import HeldPiece, recombine_tensor
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ShardSummary
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
@@ -91,6 +93,32 @@ def shard(
     uri = f"{storage}/{summary.layout_hash}"
     with open_any(uri) as store:
         return summary, read_manifest(store), uri
+
+
+def held_by_ranks(manifest: Manifest, folder: Path) -> dict[int, dict[str, bytes]]:
+    """What each rank would hold, straight from the files."""
+    held: dict[int, dict[str, bytes]] = {}
+    for rank in range(manifest.world_size):
+        held[rank] = {}
+        for item in manifest.objects_of(rank):
+            data = (folder / item.key).read_bytes()[item.data_start :]
+            held[rank] |= {one.name: data[one.start : one.end] for one in manifest.placed(item)}
+    return held
+
+
+def recombine_ranks(
+    manifest: Manifest, held: Mapping[int, Mapping[str, bytes]]
+) -> dict[str, bytes]:
+    """Put the tensors together from each rank's pieces, one of which fails if it is missing."""
+    tensors: dict[str, bytes] = {}
+    for name, cut in manifest.tensors.items():
+        pieces = [
+            HeldPiece(place.rank, share_of(cut, place.tensor, place.expert), held[place.rank][name])
+            for place in manifest.degrees.coordinates()
+            if cut.is_held_by(place.pipeline, place.expert)
+        ]
+        tensors[name] = bytes(recombine_tensor(name, cut, pieces))
+    return tensors
 
 
 def missing_source_bytes(manifest: Manifest, finished: Collection[str]) -> int:

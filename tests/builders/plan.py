@@ -81,7 +81,7 @@ def manifest_of(plan: ShardingPlan) -> Manifest:
 
 def random_bytes(cut: TensorCut, seed: int = 0) -> bytes:
     """Random bits of a tensor as the source has it, NaN payloads and all."""
-    size = tensor_bytes(cut.source_dtype, cut.shape)
+    size = tensor_bytes(cut.cast_from or cut.dtype, cut.shape)
     return np.random.default_rng(seed).bytes(size)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from tests.crashmatrix.calls import Call
 from tests.crashmatrix.proxy import Cut
@@ -14,7 +14,6 @@ from tests.crashmatrix.proxy import Cut
 When = Literal["before", "after"]
 """Before: the server never hears of the call, which is the state after the call before it and its
 answer. After: the server has done it, and the answer is lost."""
-WHENS: tuple[When, ...] = get_args(When)
 CREATED = 201
 
 

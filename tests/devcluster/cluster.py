@@ -263,10 +263,6 @@ class Cluster:
             raise DevClusterError(f"slot {self.slot.number} has no component {name}") from error
         self._supervisor.start(name, command)
 
-    def stop_component(self, name: str) -> None:
-        """Ends a component, as a fault would; :meth:`start_component` brings it back."""
-        self._supervisor.stop(name)
-
     def kill_component(self, name: str) -> None:
         """Ends a component by SIGKILL; :meth:`start_component` brings it back."""
         self._supervisor.stop(name, grace=0)
@@ -298,23 +294,6 @@ class Cluster:
 
     def _answers(self, question: Callable[[Api], bool]) -> Callable[[], bool]:
         return lambda: question(self.api)
-
-    def set_extended_resource(self, name: str, count: int) -> None:
-        """Gives the node an extended resource, such as 4 of ``nvidia.com/gpu``.
-
-        Returns once the scheduler can hand it out.
-
-        Raises:
-            ComponentError: The node did not take it over in time.
-        """
-        node = f"/api/v1/nodes/{credentials.NODE_NAME}"
-        path = "/status/capacity/" + name.replace("~", "~0").replace("/", "~1")
-        patch = [{"op": "add", "path": path, "value": str(count)}]
-        self.api.json_patch(f"{node}/status", patch)
-        self._wait(
-            "kubelet",
-            lambda: self.api.get(node)["status"]["allocatable"].get(name) == str(count),
-        )
 
     def _wait(
         self, component: str, ready: Callable[[], bool], seconds: float = READY_SECONDS

@@ -95,21 +95,6 @@ def build_image(
     return _place(archive, output)
 
 
-def base_image(progress: Progress = silent) -> Path:
-    """Returns an archive of the base image itself: Debian with Python, for small test pods.
-
-    Raises:
-        BuildError: It could not be made.
-    """
-    archive = _folder() / "base.tar"
-    with lock(cache_home() / "buildah.lock", "another build of an image", progress):
-        if not archive.exists():
-            _prepare(progress)
-            _ensure_base(progress)
-            _export(BASE_TAG, archive, progress)
-    return archive
-
-
 def _prepare(progress: Progress) -> None:
     if os.geteuid() != 0:
         raise MissingError("building images here needs root")

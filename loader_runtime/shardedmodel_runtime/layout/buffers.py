@@ -22,12 +22,6 @@ class BufferPool:
         self._free: dict[int, list[bytearray]] = {}
         self._free_bytes = 0
         self._taken_bytes = 0
-        self._peak_bytes = 0
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most bytes of buffers, taken and kept, that there ever were at once."""
-        return self._peak_bytes
 
     def take(self, size: int) -> bytearray:
         """Wait for a buffer of exactly ``size`` bytes; what it holds is undefined.
@@ -47,7 +41,6 @@ class BufferPool:
                 return kept.pop()
             while self._taken_bytes + self._free_bytes > self.limit_bytes:
                 self._drop_one()
-            self._peak_bytes = max(self._peak_bytes, self._taken_bytes + self._free_bytes)
         return bytearray(size)
 
     def give(self, buffer: bytearray) -> None:

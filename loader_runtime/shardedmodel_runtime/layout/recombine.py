@@ -1,8 +1,7 @@
 """The way back: from what ranks hold to the checkpoint's tensors, bit for bit.
 
-Pure on the manifest: where the pieces' bytes come from, objects in a store or a rank's memory,
-is the caller's. Along the way it is checked that pieces cover each tensor, that copies of the
-same rows agree, and that padding is zero.
+Along the way it is checked that pieces cover each tensor, that copies of the same rows agree, and
+that padding is zero.
 """
 
 from __future__ import annotations
@@ -139,35 +138,6 @@ def _ordered(ranges: Sequence[Range]) -> list[tuple[Range, int]]:
 
 def _length(ordered: Sequence[tuple[Range, int]]) -> int:
     return sum(stop - start for (start, stop), _ in ordered)
-
-
-def recombine_ranks(
-    manifest: Manifest, held: Mapping[int, Mapping[str, Buffer]]
-) -> Iterator[tuple[str, bytearray]]:
-    """Recombine what ranks hold in memory.
-
-    Args:
-        manifest: of the layout that the ranks loaded.
-        held: for each rank, the bytes of each tensor's piece.
-
-    Yields:
-        Each tensor's name and bytes, in the source's order.
-
-    Raises:
-        LayoutError: a rank lacks a tensor, or pieces do not fit.
-        ChecksumMismatch: copies differ.
-    """
-    places = {rank: manifest.degrees.coordinate(rank) for rank in sorted(held)}
-    for name, cut in manifest.tensors.items():
-        pieces = []
-        for rank, place in places.items():
-            if not cut.is_held_by(place.pipeline, place.expert):
-                continue
-            if name not in held[rank]:
-                raise LayoutError(f"tensor {excerpt(name)!r}: rank {rank} does not hold it")
-            share = share_of(cut, place.tensor, place.expert)
-            pieces.append(HeldPiece(rank, share, held[rank][name]))
-        yield name, recombine_tensor(name, cut, pieces)
 
 
 def recombine_layout(

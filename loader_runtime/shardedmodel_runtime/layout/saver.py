@@ -143,7 +143,6 @@ class CheckpointSaver:
         self._saved: dict[str, LayoutObject] = {}
         self._lock = threading.Lock()
         self._bytes_written = 0
-        self._peak_buffer_bytes = 0
 
     @property
     def saved(self) -> list[LayoutObject]:
@@ -158,11 +157,6 @@ class CheckpointSaver:
     def bytes_written(self) -> int:
         """Bytes that the store has taken so far."""
         return self._bytes_written
-
-    @property
-    def peak_buffer_bytes(self) -> int:
-        """The most bytes of part buffers that there were at once."""
-        return self._peak_buffer_bytes
 
     def find_finished(self) -> None:
         """Look for objects that were finished before, or by others; they are not written again.
@@ -221,7 +215,6 @@ class CheckpointSaver:
         finally:
             uploads.close()
             sink.abort()  # after a commit there is nothing left to drop
-            self._peak_buffer_bytes = max(self._peak_buffer_bytes, pool.peak_bytes)
 
     def commit(self, source: ManifestSource) -> Manifest:
         """Write the manifest, which makes a layout of the objects.

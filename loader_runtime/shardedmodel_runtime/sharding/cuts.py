@@ -103,18 +103,9 @@ class TensorCut:
             shape[part.dim] = part.rows + part.pad
         return LocalPiece(tuple(shape), slices, tensor_bytes(self.dtype, shape))
 
-    def local_shape(self, tensor: int = 0, expert: int = 0) -> tuple[int, ...]:
-        """Shape of a piece, its pad included."""
-        return self.piece(tensor, expert).shape
-
     def local_bytes(self, tensor: int = 0, expert: int = 0) -> int:
         """Bytes of a piece."""
         return self.piece(tensor, expert).nbytes
-
-    @property
-    def source_dtype(self) -> str:
-        """Dtype in the checkpoint."""
-        return self.cast_from or self.dtype
 
     @property
     def nbytes(self) -> int:

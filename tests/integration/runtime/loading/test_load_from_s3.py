@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from shardedmodel_runtime.errors import AccessDenied, LayoutNotFound
-from shardedmodel_runtime.layout.recombine import recombine_ranks
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.loader import load
 from shardedmodel_runtime.loading.shard import LoadedShard
-from tests.builders.layout import Checkpoint, make_checkpoint, shard
+from tests.builders.layout import Checkpoint, make_checkpoint, recombine_ranks, shard
 from tests.builders.rank_layout import raw
 from tests.integration.runtime.conftest import Bucket
 
@@ -48,8 +47,7 @@ def recombined(shards: list[LoadedShard]) -> dict[str, bytes]:
         shard.rank: {name: raw(tensor) for name, tensor in shard.state_dict.items()}
         for shard in shards
     }
-    tensors = recombine_ranks(shards[0].manifest, held)
-    return {name: bytes(data) for name, data in tensors}
+    return recombine_ranks(shards[0].manifest, held)
 
 
 def test_ranks_together_hold_every_tensor_bit_for_bit(

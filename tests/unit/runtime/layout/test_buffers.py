@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from shardedmodel_runtime.layout.buffers import BufferPool
+from tests.measured_pool import MeasuredPool
 
 
 def test_buffers_are_used_again() -> None:
@@ -15,7 +16,7 @@ def test_buffers_are_used_again() -> None:
 
 
 def test_the_budget_is_never_exceeded() -> None:
-    pool = BufferPool(100)
+    pool = MeasuredPool(100)
     pool.give(pool.take(60))
     pool.take(50)
     assert pool.peak_bytes <= 100

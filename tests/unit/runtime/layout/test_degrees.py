@@ -10,13 +10,19 @@ import pytest
 from safetensors import safe_open
 
 from shardedmodel_runtime.layout.manifest import Manifest
-from shardedmodel_runtime.layout.recombine import recombine_layout, recombine_ranks
+from shardedmodel_runtime.layout.recombine import recombine_layout
 from shardedmodel_runtime.layout.unsharding import unshard
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.storage.opening import open_store
 from tests.builders.checkpoint import MOE_RULES
-from tests.builders.layout import Checkpoint, make_checkpoint, shard
+from tests.builders.layout import (
+    Checkpoint,
+    held_by_ranks,
+    make_checkpoint,
+    recombine_ranks,
+    shard,
+)
 
 DEGREES = [
     Parallelism(1, 1, 1),
@@ -39,17 +45,6 @@ def cut(
     return manifest, uri
 
 
-def held_by_ranks(manifest: Manifest, folder: Path) -> dict[int, dict[str, bytes]]:
-    """What each rank would hold, straight from the files."""
-    held: dict[int, dict[str, bytes]] = {}
-    for rank in range(manifest.world_size):
-        held[rank] = {}
-        for item in manifest.objects_of(rank):
-            data = (folder / item.key).read_bytes()[item.data_start :]
-            held[rank] |= {one.name: data[one.start : one.end] for one in manifest.placed(item)}
-    return held
-
-
 @pytest.mark.parametrize("degrees", DEGREES, ids=str)
 def test_a_checkpoint_comes_back_from_a_layout(
     tmp_path: Path, checkpoint: Checkpoint, degrees: Parallelism
@@ -61,7 +56,7 @@ def test_a_checkpoint_comes_back_from_a_layout(
         tensors = dict(recombine_layout(manifest, store, verified.digests))
     assert tensors == checkpoint.tensors
     held = held_by_ranks(manifest, Path(uri.removeprefix("file://")))
-    assert dict(recombine_ranks(manifest, held)) == checkpoint.tensors
+    assert recombine_ranks(manifest, held) == checkpoint.tensors
 
 
 def test_folders_say_which_ranks_hold_what_is_in_them(

@@ -183,8 +183,9 @@ def test_what_is_cast_has_the_size_of_its_new_dtype_and_all_else_comes_back(
     for cut in plan.kinds:
         data = random_bytes(cut)
         back = recombined(cut, parallelism, cut_bytes(cut, parallelism, data))
-        is_float = cut.source_dtype in ("F64", "F32", "F16", "BF16")
-        assert cut.dtype == (CASTS[dtype] if is_float else cut.source_dtype)
+        source_dtype = cut.cast_from or cut.dtype
+        is_float = source_dtype in ("F64", "F32", "F16", "BF16")
+        assert cut.dtype == (CASTS[dtype] if is_float else source_dtype)
         assert len(back) == cut.nbytes
         assert back == data or cut.cast_from
 

@@ -285,7 +285,7 @@ def test_heads_may_be_held_by_several_ranks() -> None:
     halves(fields)["ranges"] = [[[0, 8]], [[0, 8]]]
     for item in fields["objects"][1:]:
         item["bytes"] += 16
-    assert parse(fields).tensors["w"].local_shape(1) == (8,)
+    assert parse(fields).tensors["w"].piece(1).shape == (8,)
 
 
 def test_a_cut_inside_a_byte_is_refused() -> None:

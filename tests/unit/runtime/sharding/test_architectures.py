@@ -101,7 +101,7 @@ def test_experts_are_cut_inside_under_the_names_that_they_have_on_disk(
 ) -> None:
     found = cut(model_type, name, shape)
     assert ranges(found)[0] == dim
-    assert found.local_shape() == local
+    assert found.piece().shape == local
 
 
 @pytest.mark.parametrize("model_type", ["llama4", "qwen3_moe"])
@@ -114,7 +114,7 @@ def test_gate_and_up_in_one_tensor_are_cut_each_by_itself(model_type: str) -> No
 
 def test_experts_are_shared_out_among_expert_ranks_before_they_are_cut() -> None:
     name = "model.layers.0.mlp.experts.gate_up_proj"
-    assert cut("qwen3_moe", name, (8, 16, 4), expert=4).local_shape() == (2, 8, 4)
+    assert cut("qwen3_moe", name, (8, 16, 4), expert=4).piece().shape == (2, 8, 4)
 
 
 def test_experts_biases_follow_their_weights() -> None:

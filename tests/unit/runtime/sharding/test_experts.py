@@ -34,7 +34,7 @@ def test_fused_experts_are_cut_along_two_dimensions_at_once() -> None:
     found = fused(Parallelism(2, 1, 2), inner="row")
     expert, tensor = found.axes
     assert (expert.over, expert.dim, tensor.over, tensor.dim) == ("expert", 0, "tensor", 2)
-    assert found.local_shape(1, 1) == (2, 4, 4)
+    assert found.piece(1, 1).shape == (2, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -52,21 +52,21 @@ def test_fused_experts_are_cut_along_two_dimensions_at_once() -> None:
 def test_without_expert_ranks_tensor_ranks_share_what_is_inside_or_else_experts(
     rule: dict[str, Any], local: tuple[int, ...]
 ) -> None:
-    assert fused(Parallelism(2), **rule).local_shape(0) == local
+    assert fused(Parallelism(2), **rule).piece(0).shape == local
 
 
 def test_a_fused_bias_follows_its_weight() -> None:
     column = fused(Parallelism(2), "experts.up_bias", inner="column")
     row = fused(Parallelism(2), "experts.down_bias", inner="row")
-    assert (column.local_shape(1), column.added_once) == ((4, 2), False)
-    assert (row.local_shape(1), row.added_once) == ((4, 4), True)
+    assert (column.piece(1).shape, column.added_once) == ((4, 2), False)
+    assert (row.piece(1).shape, row.added_once) == ((4, 4), True)
 
 
 def test_a_fused_bias_follows_its_weight_where_no_rule_names_it() -> None:
     shapes = {"experts.up": (4, 4, 8), "experts.up_bias": (4, 4)}
     rules = [Rule("experts.up", "experts", inner="column")]
     plan = plan_of(CONFIG, shapes, Parallelism(2), rules)
-    assert plan.cuts["experts.up_bias"].local_shape(1) == (4, 2)
+    assert plan.cuts["experts.up_bias"].piece(1).shape == (4, 2)
 
 
 def test_a_tensor_of_one_expert_lies_on_its_expert_rank() -> None:
@@ -75,14 +75,14 @@ def test_a_tensor_of_one_expert_lies_on_its_expert_rank() -> None:
     plan = plan_of(CONFIG, shapes, Parallelism(2, 1, 2), rules)
     owners = [plan.cuts[f"layers.0.experts.{n}.up.weight"].expert for n in range(4)]
     assert owners == [0, 0, 1, 1]
-    assert plan.cuts["layers.0.experts.3.up.weight"].local_shape(1, 1) == (3, 8)
+    assert plan.cuts["layers.0.experts.3.up.weight"].piece(1, 1).shape == (3, 8)
     assert plan.rank_bytes(0) == plan.rank_bytes(3) == 2 * 3 * 8 * 2
 
 
 def test_without_expert_ranks_and_inner_strategy_each_lies_on_its_tensor_rank() -> None:
     rules = [Rule("*.up.weight", "experts")]
     plan = plan_of(CONFIG, one_each("up.weight"), Parallelism(2), rules)
-    shapes = [cut.local_shape(1) for cut in plan.cuts.values()]
+    shapes = [cut.piece(1).shape for cut in plan.cuts.values()]
     assert shapes == [(0, 8), (0, 8), (6, 8), (6, 8)]
 
 
@@ -116,4 +116,4 @@ def test_what_is_no_expert_is_the_same_on_all_expert_ranks() -> None:
     ]
     plan = plan_of(CONFIG, shapes, Parallelism(2, 1, 2), rules)
     assert plan.cuts["q.weight"].expert is None
-    assert plan.cuts["q.weight"].local_shape(1, 1) == (4, 8)
+    assert plan.cuts["q.weight"].piece(1, 1).shape == (4, 8)

@@ -44,7 +44,7 @@ def dimension(cut: TensorCut) -> int | None:
 
 def test_blocks_and_scales_are_cut_with_the_weight_that_they_are() -> None:
     found = cuts(tensor=2)
-    assert {name: (dimension(cut), cut.local_shape(1)) for name, cut in found.items()} == {
+    assert {name: (dimension(cut), cut.piece(1).shape) for name, cut in found.items()} == {
         "gate_up_proj_blocks": (1, (4, 128, 2, 16)),
         "gate_up_proj_scales": (1, (4, 128, 2)),
         "gate_up_proj_bias": (1, (4, 128)),
@@ -56,9 +56,9 @@ def test_blocks_and_scales_are_cut_with_the_weight_that_they_are() -> None:
 
 def test_experts_are_shared_out_first() -> None:
     found = cuts(tensor=2, expert=2)
-    assert found["down_proj_blocks"].local_shape(1, 1) == (2, 64, 2, 16)
-    assert found["down_proj_scales"].local_shape(1, 1) == (2, 64, 2)
-    assert found["down_proj_bias"].local_shape(1, 1) == (2, 64)
+    assert found["down_proj_blocks"].piece(1, 1).shape == (2, 64, 2, 16)
+    assert found["down_proj_scales"].piece(1, 1).shape == (2, 64, 2)
+    assert found["down_proj_bias"].piece(1, 1).shape == (2, 64)
 
 
 @pytest.mark.parametrize("expert", [1, 2, 4])

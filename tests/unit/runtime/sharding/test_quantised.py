@@ -51,7 +51,7 @@ COMPRESSED = quantised("compressed-tensors", config_groups={"group_0": {"weights
 
 def locals_of(plan: ShardingPlan) -> dict[str, tuple[int, ...]]:
     """What rank 1 holds of each of a module's tensors."""
-    return {name.removeprefix("m."): cut.local_shape(1) for name, cut in plan.cuts.items()}
+    return {name.removeprefix("m."): cut.piece(1).shape for name, cut in plan.cuts.items()}
 
 
 def cut(
@@ -130,7 +130,7 @@ def test_a_last_block_may_be_smaller() -> None:
 
 
 def locals_of_rank(plan: ShardingPlan, rank: int) -> dict[str, tuple[int, ...]]:
-    return {name.removeprefix("m."): c.local_shape(rank) for name, c in plan.cuts.items()}
+    return {name.removeprefix("m."): c.piece(rank).shape for name, c in plan.cuts.items()}
 
 
 def test_scales_of_channels_go_with_outputs_and_stay_whole_for_inputs() -> None:
@@ -231,7 +231,7 @@ def test_experts_take_their_scales_along() -> None:
     rules = [Rule("experts.*.weight", "experts", inner="column")]
     plan = plan_of(config, shapes, Parallelism(2, 1, 2), rules)
     scale = plan.cuts["experts.1.weight_scale_inv"]
-    assert (scale.expert, scale.local_shape(0, 1)) == (1, (1, 4))
+    assert (scale.expert, scale.piece(0, 1).shape) == (1, (1, 4))
 
 
 def test_scales_are_not_cast() -> None:

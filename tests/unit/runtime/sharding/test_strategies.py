@@ -44,14 +44,14 @@ def test_a_bias_of_rows_is_whole_and_added_once() -> None:
 def test_uneven_dimensions_are_cut_by_the_chunk_rule_where_the_rule_says_so() -> None:
     found = cut((5, 2), 4, strategy="column", uneven="chunk")
     assert held(found) == (0, [[(0, 2)], [(2, 4)], [(4, 5)], []])
-    assert found.local_shape(3) == (0, 2)
+    assert found.piece(3).shape == (0, 2)
     with pytest.raises(InvalidSharding, match="uneven: chunk"):
         cut((5, 2), 4, strategy="column")
 
 
 def test_a_vocabulary_is_padded_to_the_multiple_of_its_rule() -> None:
-    assert cut((10, 4), 2, strategy="vocab", multiple=1).local_shape(0) == (5, 4)
-    assert cut((10, 4), 2, strategy="vocab", multiple=16).local_shape(0) == (8, 4)
+    assert cut((10, 4), 2, strategy="vocab", multiple=1).piece(0).shape == (5, 4)
+    assert cut((10, 4), 2, strategy="vocab", multiple=16).piece(0).shape == (8, 4)
 
 
 def test_packed_halves_are_cut_each_by_itself() -> None:
