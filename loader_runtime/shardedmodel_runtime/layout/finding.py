@@ -14,7 +14,7 @@ from shardedmodel_runtime.storage.base import ObjectStore
 logger = logging.getLogger(__name__)
 
 DESCRIBE_THREADS = 8
-"""Objects of a found layout that are looked at side by side."""
+"""Objects of a found layout that are looked at side by side: latency is what is hidden."""
 
 
 def find_layout(layout: ObjectStore, name: str, plan: ShardingPlan) -> Manifest | None:

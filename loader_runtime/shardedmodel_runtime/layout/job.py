@@ -146,10 +146,15 @@ class ShardJob:
     def run(self) -> ShardSummary:
         """Find or make the layout.
 
+        Returns:
+            What was made or found; ``complete`` is false while other workers have not finished.
+
         Raises:
             ConfigurationError: the parallelism or a rule does not fit the model.
             CheckpointError: the source is no usable checkpoint.
             StorageError: the source cannot be read, or the storage not written.
+            SourceChanged: the source is no longer what the plan was made from.
+            Terminated: ``stop`` was called while objects were written.
         """
         request = self._request
         with self._open_source(request.source_uri) as source:

@@ -69,9 +69,17 @@ class Gatherer:
         self._arenas: dict[str, Arena] = {}
 
     def gather(self, items: Sequence[LayoutObject]) -> list[Arena]:
-        """Bring every object; gives its arena, in their order.
+        """Bring every object.
+
+        Args:
+            items: the rank's objects; ranks that share give theirs in the same order.
+
+        Returns:
+            The arena of each, in their order. Its copies to a device may still run: ``finish``
+            waits for them.
 
         Raises:
+            GroupError: another rank did not give its part of a shared object.
             ChecksumMismatch: a block is wrong in the store.
             StorageError: the store refused or failed.
             Unavailable: the store kept failing, or the deadline passed.

@@ -17,7 +17,7 @@ LEAST_SECONDS = 2.0
 """Below it nothing is slow: a busy machine alone explains a second. What really hangs would take
 the 30 s of a connection's timeout."""
 PEERS_NEEDED = 4
-"""Ranges that must have ended before one is called slow."""
+"""Ranges that must have ended before one is called slow: a median of fewer may be of slow ones."""
 PEERS_KEPT = 64
 """Latest ranges that the median is of: the link's speed changes."""
 SHARE = 20

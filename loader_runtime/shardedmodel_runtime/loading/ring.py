@@ -21,8 +21,9 @@ from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.loading.landings import landing_in
 
 MAX_WINDOWS = 16
-"""Windows of one ring: 256 MiB at a block each. A PCIe 5 link (50 GB/s) empties one in a third of
-a millisecond, so a window is away for little longer than its read."""
+"""Most reads in flight onto a device, each of which has a window: 256 MiB of pinned memory at a
+block each, 2 GiB on a node of eight ranks, beside which ``AT_ONCE`` second requests have theirs. A
+PCIe 5 link (50 GB/s) empties a window in a third of a millisecond, so each waits for reads."""
 
 
 class Copy(Protocol):

@@ -37,7 +37,8 @@ from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 
 STAGING_BYTES = 16 * 1024 * 1024
-"""Copied to host memory at a time, of tensors on a device or in another order of elements."""
+"""Copied to host memory at a time, of tensors on a device or in another order of elements, so that
+no tensor is there twice."""
 
 Group = dist.ProcessGroup
 """A group of ranks; torch's default one where it is None."""

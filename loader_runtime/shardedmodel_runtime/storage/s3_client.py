@@ -29,8 +29,9 @@ from shardedmodel_runtime.storage.s3_certificates import certificates
 from shardedmodel_runtime.storage.s3_errors import translate
 from shardedmodel_runtime.storage.s3_ranges import CONNECT_TIMEOUT_SECONDS
 
-MAX_CONNECTIONS = 64
-"""Kept connections for all but ranges: more uploads than this are not in flight."""
+CLIENT_CONNECTIONS = 64
+"""Connections that are kept for all but ranges: a few times what is in flight of uploads, and of
+small requests side by side, 16 at most."""
 DEFAULT_REGION = "us-east-1"
 """What signatures name where nothing says a region; servers other than AWS do not mind."""
 
@@ -116,7 +117,7 @@ def _client_config(options: StoreOptions, read_timeout_seconds: float) -> Config
     return Config(
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=read_timeout_seconds,
-        max_pool_connections=MAX_CONNECTIONS,
+        max_pool_connections=CLIENT_CONNECTIONS,
         retries={"total_max_attempts": 1},
         s3={"payload_signing_enabled": False, **style},
         signature_version="s3v4",  # of presigned URLs too, which were version 2 by default

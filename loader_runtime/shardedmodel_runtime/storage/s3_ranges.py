@@ -34,10 +34,13 @@ from shardedmodel_runtime.storage.s3_logs import hide_signatures, without_query
 from shardedmodel_runtime.storage.s3_urls import SignedUrls
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+"""Longest time to a connection, for all requests to a store. Linux repeats a lost SYN after 1, 3
+and 7 s, so that three may be lost."""
 READ_TIMEOUT_SECONDS = 30.0
 """Longest silence on a connection; a range that stalls so long is asked for again."""
-MAX_CONNECTIONS = 256
-"""Kept connections: one for each read that may be in flight."""
+RANGE_CONNECTIONS = 256
+"""Connections kept for ranges: one for each read that may be in flight (``MAX_CONCURRENCY``
+of the loader, which stands above). What is beyond, for second requests, is closed after use."""
 ERROR_BYTES_LIMIT = 64 * 1024
 """Bytes read of an answer that is an error: a short XML text."""
 
@@ -110,7 +113,7 @@ class RangeReader:
             verify=certificates(session, urls.endpoint_url),
             proxies=get_environ_proxies(urls.endpoint_url),
             timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds),
-            max_pool_connections=MAX_CONNECTIONS,
+            max_pool_connections=RANGE_CONNECTIONS,
         )
         self._parser = create_parser("rest-xml")
 

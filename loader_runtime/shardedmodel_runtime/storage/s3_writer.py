@@ -14,9 +14,9 @@ from shardedmodel_runtime.storage.base import ObjectInfo
 logger = logging.getLogger(__name__)
 
 ABORT_ATTEMPTS = 5
+"""How often an upload is aborted before it counts as one that stays."""
 ABORT_SECONDS = 0.2
-"""How often an upload is aborted, and between attempts: long enough for parts that the server had
-begun to take in."""
+"""Between two attempts: long enough for parts that the server had begun to take in."""
 
 Call = Callable[..., dict[str, Any]]
 """Makes a request (operation, key, arguments), repeated as needed."""

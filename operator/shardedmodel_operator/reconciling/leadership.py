@@ -48,6 +48,7 @@ FINISH_SECONDS = 5.0
 """What an operator that ends gives its last calls before it hands the Lease on; longer ones find
 the Lease running out by itself, which is safe."""
 FINISH_POLL_SECONDS = 0.02
+"""Between two looks whether the last calls have ended: short beside a call."""
 
 Action = Literal["create", "take", "renew", "wait"]
 
