@@ -24,10 +24,13 @@ from tests.builders.pods import Pod, PodGroup, eventually
 from tests.s3server import S3Server
 
 RANKS = (2, 4, 8)
+"""Twice as many each time shows what grows; each rank is a process that imports torch."""
 MEGABYTES = 100
 """Of the model: what is measured does not depend on it, and memory for eight ranks is scarce."""
 ROUNDS = 5
+"""Groups of each size: two that are disturbed leave the median where it is."""
 PHASES = ("join", "metadata", "barrier")
+"""All that a rank spends, from its first connection on, beside its load."""
 BUCKET = "forming"
 
 

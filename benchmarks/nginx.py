@@ -20,6 +20,7 @@ from tests.devcluster import packages
 from tests.s3server import free_ports
 
 START_SECONDS = 10.0
+"""Longest wait for its first answer, on a machine that is not idle."""
 
 _CONFIGURATION = """
 daemon off;

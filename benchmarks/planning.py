@@ -33,8 +33,14 @@ from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.opening import open_store
 
-LAYERS, DENSE_LAYERS, EXPERTS, FILES, RUNS = 61, 3, 256, 160, 5
+LAYERS, DENSE_LAYERS, EXPERTS = 61, 3, 256
+"""Of DeepSeek-V3, as it is published."""
+FILES = 160
+"""About as many as DeepSeek-V3 is published in (163): each is a request for its header."""
+RUNS = 5
+"""Of which two that are disturbed leave the median where it is."""
 TENSOR, EXPERT = 8, 8
+"""64 ranks, eight nodes of eight GPUs: experts over nodes, the rest within each of them."""
 RULES = (
     Rule("*.experts.*.gate_proj.weight", "experts", inner="column"),
     Rule("*.experts.*.up_proj.weight", "experts", inner="column"),

@@ -23,7 +23,9 @@ from shardedmodel_runtime.storage.opening import open_store
 from tests.s3server import S3Server
 
 PART_BYTES = 16 * 1024 * 1024
+"""Of uploads: as large as the pre-sharder's own parts can be."""
 THREADS = 8
+"""Parts on their way at once, as loaders are compared with."""
 
 
 def plain_way(checkpoint: Path, ranks: int, folder: Path) -> Iterator[Path]:

@@ -32,6 +32,7 @@ from tests.builders.checkpoint import llama_shapes, write_checkpoint
 from tests.s3server import S3Server
 
 RANKS = 8
+"""As many as a common node has GPUs."""
 Round = dict[str, float]
 """Seconds of each contender, measured one right after the other."""
 

@@ -26,13 +26,15 @@ from tests.faultproxy.proxy import Proxy
 from tests.s3server import S3Server
 
 RANKS = (1, 2, 4, 8)
+"""At once; the first is what the others are multiples of."""
 MEGABYTES = 200
 """Of the model that eight ranks share: 25 MB each, some seconds at the rate below."""
 BYTES_PER_SECOND = 3e6
 """Of each connection: eight ranks with two each take 48 MB/s, little beside what two cores give."""
 CONNECTIONS = 2
-"""Of each rank."""
+"""Of each rank: more than one, as a load has them, and few, so that each is slow."""
 ROUNDS = 3
+"""Few, because a throttled rate hardly varies; one that is disturbed leaves the median."""
 
 
 def count_bytes(source: str, folder: Path) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any
 from benchmarks import records
 
 OURS = "ours"
+"""The loader that all others are held against: this project's, as its users have it."""
 PACKAGES = (
     *("runai-model-streamer", "s3torchconnector", "fastsafetensors", "safetensors"),
     *("boto3", "obstore", "torch"),
 )
+"""Whose versions the record names: everything that is compared, and what tensors are made by."""
 QUIET_LOAD_OF_A_CORE = 0.75
 """Load average before a run: with more, less than half of one of two cores was free for it.
 

@@ -13,6 +13,7 @@ RANGE_BYTES = 16 * 1024 * 1024
 THREADS = 8
 """Of every loader that lets one choose; the raw limit takes its best number of threads."""
 PAGE_BYTES = 4096
+"""Of the kernel's memory on x86-64: one touch in each makes it, or reads it from a mapped file."""
 
 
 @dataclass(frozen=True)
