@@ -13,6 +13,7 @@ from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
 from shardedmodel_runtime.cli.progress import megabytes
 from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.logs import quieten_torch
 from shardedmodel_runtime.rank.options import LAUNCH_TIMEOUT_SECONDS
 from shardedmodel_runtime.report import GroupReport, RankReport
 
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ShardedModelError: the load failed.
     """
+    quieten_torch()
     from shardedmodel_runtime.rank.group import leave
     from shardedmodel_runtime.rank.launch import Launch, load_group
 

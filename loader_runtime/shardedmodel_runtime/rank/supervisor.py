@@ -16,6 +16,7 @@ from types import FrameType
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.http import ReportServer
+from shardedmodel_runtime.logs import quieten_torch
 from shardedmodel_runtime.process_one import is_init
 from shardedmodel_runtime.rank.child import Child, Process, kill, outlasting, spawn
 from shardedmodel_runtime.rank.metrics import render
@@ -158,14 +159,13 @@ def group_environment(
 ) -> dict[str, str]:
     """Give the variables that all ranks of a pod share, as torch expects them."""
     environment = {
-        # Its C++ logs a page for each failed attempt; what matters comes as an exception.
-        "TORCH_CPP_LOG_LEVEL": "FATAL",
         **environ,
         "WORLD_SIZE": str(options.world_size),
         "LOCAL_WORLD_SIZE": str(options.local_ranks),
         "MASTER_ADDR": place.master_addr,
         "MASTER_PORT": str(place.master_port),
     }
+    quieten_torch(environment)
     # gloo would look up the host's name, which need not lead to the address that peers use.
     interface = interface_of(place.pod_ip) if place.pod_ip else ""
     if interface:

@@ -135,6 +135,23 @@ def test_a_store_that_is_not_where_it_should_be_is_not_waited_for_longer_than_pe
         load_group(config, join_timeout_seconds=0.5)
 
 
+def test_what_torch_says_of_its_attempts_is_not_in_the_way_of_the_reason(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 2).uri
+    command = ["-m", "shardedmodel_runtime", "load", layout, "--join-timeout-seconds", "1"]
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | place | {"MASTER_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == GroupError.exit_code
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: GroupError: the group did not form at 127.0.0.1:")
+
+
 def test_a_rank_loads_what_it_is_in_the_group_that_is_formed_already(tmp_path: Path) -> None:
     layout = write_layout(tmp_path, 2).uri
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
