@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
@@ -26,20 +26,15 @@ from shardedmodel_runtime.layout.objects import PlannedObject
 from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.saver import CheckpointSaver
 from shardedmodel_runtime.layout.scheduling import objects_of_worker
-from shardedmodel_runtime.memory import peak_memory_bytes
-from shardedmodel_runtime.naming import MANIFEST_KEY, layout_hash
+from shardedmodel_runtime.layout.summary import summary_of
+from shardedmodel_runtime.naming import layout_hash
 from shardedmodel_runtime.parallelism import Parallelism
-from shardedmodel_runtime.report import ReplicatedSummary, ShardProgress, ShardSummary
+from shardedmodel_runtime.report import ShardProgress, ShardSummary
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE, ShardingPlan
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore, ReadableStore
 from shardedmodel_runtime.storage.uri import join_uri
-
-SUMMARY_EXAMPLES = 5
-"""Names of tensors that no rule matched, in a summary that must fit 4 KiB."""
-SUMMARY_NAME_LENGTH = 200
-"""Characters of each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +178,15 @@ class ShardJob:
                 manifest = found or self._make(source, metadata, plan, saver)
                 if manifest is not None:
                     layout.drop_unfinished()
-                return self._summary(
-                    uri,
+                return summary_of(
                     metadata,
                     plan,
                     saver,
                     manifest,
+                    worker=request.worker,
+                    seconds=time.monotonic() - self._started,
+                    source_bytes_read=source.bytes_read - before - self._companion_bytes,
                     reused=found is not None,
-                    bytes_read=source.bytes_read - before - self._companion_bytes,
                 )
 
     def _make(
@@ -258,44 +254,3 @@ class ShardJob:
             ],
             files=files,
         )
-
-    def _summary(
-        self,
-        uri: str,
-        metadata: CheckpointMetadata,
-        plan: ShardingPlan,
-        saver: CheckpointSaver,
-        manifest: Manifest | None,
-        *,
-        reused: bool,
-        bytes_read: int,
-    ) -> ShardSummary:
-        names = [name[:SUMMARY_NAME_LENGTH] for name in plan.unmatched[:SUMMARY_EXAMPLES]]
-        sizes = [(item.ranks, item.size) for item in saver.objects]
-        if manifest is not None:
-            sizes = [(tuple(item.ranks), item.bytes) for item in manifest.objects]
-        return ShardSummary(
-            layout_hash=saver.layout_hash,
-            manifest_uri=join_uri(uri, MANIFEST_KEY),
-            objects=len(sizes),
-            bytes=sum(size for _, size in sizes),
-            source_bytes=metadata.total_bytes,
-            source_bytes_read=bytes_read,
-            max_rank_bytes=_max_rank_bytes(sizes),
-            seconds=time.monotonic() - self._started,
-            peak_memory_bytes=peak_memory_bytes(),
-            reused=reused,
-            complete=manifest is not None,
-            worker=self._request.worker,
-            unmatched=ReplicatedSummary(
-                tensors=len(plan.unmatched), bytes=plan.unmatched_bytes, examples=names
-            ),
-        )
-
-
-def _max_rank_bytes(sizes: Iterable[tuple[Sequence[int], int]]) -> int:
-    loads: dict[int, int] = {}
-    for ranks, size in sizes:
-        for rank in ranks:
-            loads[rank] = loads.get(rank, 0) + size
-    return max(loads.values())
