@@ -18,7 +18,10 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from shardedmodel_operator import __version__
+from shardedmodel_operator.cluster.answers import refusal
+from shardedmodel_operator.cluster.bodies import without_empty_texts
 from shardedmodel_operator.cluster.calls import NO_ANSWER, ApiCall, target_of
+from shardedmodel_operator.cluster.configuration import load_configuration
 from shardedmodel_operator.cluster.resources import (
     MODELS,
     OPTIONAL,
@@ -27,14 +30,7 @@ from shardedmodel_operator.cluster.resources import (
     Resource,
     resource_of,
 )
-from shardedmodel_operator.errors import (
-    ClusterAccessDenied,
-    ClusterError,
-    ClusterUnavailable,
-    ObjectConflict,
-    ObjectNotFound,
-    ObjectRejected,
-)
+from shardedmodel_operator.errors import ClusterUnavailable, ObjectConflict, ObjectNotFound
 from shardedmodel_runtime.errors import excerpt
 
 FIELD_MANAGER = "shardedmodel-operator"
@@ -49,60 +45,12 @@ READ_SECONDS = 30.0
 """Time to wait for an answer: the server itself gives up on a mutating request after 34 s or
 60 s by default, and a worker must not hang on a dead connection."""
 
-CONNECTIONS = 72
-"""Connections that are kept: one for each worker there may be and some for all else. They are made
-as they are needed; the client's default of five per processor would throw away those beyond, and
-each new one costs a TLS handshake."""
-
 READING = frozenset({"get", "list"})
 """Verbs that change nothing."""
 
 LIST_PAGE = 100
 """Objects per page of a list. A page is held whole while it is parsed, and at the start all kinds
 are listed at a time: with the 500 of ``kubectl`` a start on 1,000 models peaked 50 MiB higher."""
-
-_BY_MESSAGE: Mapping[str, type[ClusterError]] = {
-    # How servers before 1.26 answer an applied field that they do not know.
-    "failed to create typed patch object": ObjectRejected,
-    # No ClusterIP is left for a Service: a limit of the cluster like any quota.
-    "range is full": ClusterAccessDenied,
-}
-"""Refusals that servers send with status 500, as if they might pass by themselves."""
-
-_BY_STATUS: Mapping[int, type[ClusterError]] = {
-    400: ObjectRejected,
-    401: ClusterAccessDenied,
-    403: ClusterAccessDenied,
-    404: ObjectNotFound,
-    409: ObjectConflict,
-    412: ObjectConflict,
-    413: ObjectRejected,
-    415: ObjectRejected,
-    422: ObjectRejected,
-}
-
-
-def load_configuration() -> kubernetes.client.Configuration:
-    """Find the API server and credentials as kubectl does: kubeconfig, else ServiceAccount.
-
-    Raises:
-        ClusterUnavailable: there is neither, or it cannot be read.
-    """
-    configuration = kubernetes.client.Configuration()
-    try:
-        kubernetes.config.load_kube_config(client_configuration=configuration)
-    except kubernetes.config.ConfigException as outside:
-        try:
-            kubernetes.config.load_incluster_config(client_configuration=configuration)
-        except kubernetes.config.ConfigException as inside:
-            raise ClusterUnavailable(
-                f"no cluster is configured: {excerpt(str(outside))}; {excerpt(str(inside))}; "
-                "run in a pod with a ServiceAccount, or set KUBECONFIG"
-            ) from inside
-    # Retries are the queue's: urllib3 would repeat a create whose answer was lost.
-    configuration.retries = False
-    configuration.connection_pool_maxsize = CONNECTIONS
-    return configuration
 
 
 class Cluster:
@@ -180,7 +128,7 @@ class Cluster:
         path = MODELS.path(metadata["namespace"], metadata["name"], "status")
         operations = [
             {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
-            {"op": "add", "path": "/status", "value": _without_empty_texts(status)},
+            {"op": "add", "path": "/status", "value": without_empty_texts(status)},
         ]
         query = {"fieldManager": FIELD_MANAGER}
         return self._call("patch", "PATCH", path, query, operations, "application/json-patch+json")
@@ -310,7 +258,7 @@ class Cluster:
                 parsed: dict[str, Any] = json.loads(answer.data)
             except ApiException as e:
                 code = str(e.status or NO_ANSWER)
-                raise _translate(e, f"{verb} {path}") from e
+                raise refusal(e, f"{verb} {path}") from e
             except urllib3.exceptions.HTTPError as e:
                 text = excerpt(f"{type(e).__name__}: {e}")
                 raise ClusterUnavailable(f"{verb} {path}: no answer: {text}") from e
@@ -342,35 +290,3 @@ class Cluster:
             _request_timeout=(CONNECT_SECONDS, self._read_seconds),
         )
         return answer
-
-
-def _without_empty_texts(value: Any) -> Any:
-    """Leave empty strings out, as Kubernetes' own types do (``omitempty``).
-
-    An API server 1.20 that was built with Go 1.19 takes an empty string of a custom resource for
-    null and refuses it: its schema validation compares with the zero value by address.
-    """
-    if isinstance(value, Mapping):
-        return {k: _without_empty_texts(v) for k, v in value.items() if v != ""}
-    if isinstance(value, list):
-        return [_without_empty_texts(item) for item in value]
-    return value
-
-
-def _translate(error: ApiException, action: str) -> ClusterError:
-    """Map an answer that is not 2xx to the tree; status 0 is a TLS error."""
-    status, message = error.status or 0, _server_message(error)
-    told = (kind for text, kind in _BY_MESSAGE.items() if text in message)
-    kind = next(told, _BY_STATUS.get(status, ClusterUnavailable))
-    return kind(f"{action}: {message} (HTTP {status})", status)
-
-
-def _server_message(error: ApiException) -> str:
-    """The sentence in the server's ``Status`` object, else what there is."""
-    body = error.body.decode(errors="replace") if error.body else error.reason or ""
-    try:
-        message = str(json.loads(body)["message"])
-    except (TypeError, ValueError, KeyError):
-        message = body
-    # Twice the usual: an admission controller's refusal names field and rule in one sentence.
-    return excerpt(message, 400)

@@ -15,7 +15,8 @@ import kopf
 import kubernetes
 
 from shardedmodel_operator.cluster.cache import ObjectCache, key_of, version
-from shardedmodel_operator.cluster.client import LIST_PAGE, load_configuration
+from shardedmodel_operator.cluster.client import LIST_PAGE
+from shardedmodel_operator.cluster.configuration import load_configuration
 from shardedmodel_operator.cluster.resources import (
     CHILDREN,
     MODELS,

@@ -10,7 +10,8 @@ import pytest
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from shardedmodel_operator.cluster.client import Cluster, load_configuration
+from shardedmodel_operator.cluster.client import Cluster
+from shardedmodel_operator.cluster.configuration import load_configuration
 from shardedmodel_operator.cluster.resources import BUDGETS, EVENTS, JOBS, MODELS, SERVICES, WATCHED
 from shardedmodel_operator.errors import (
     ClusterAccessDenied,
