@@ -12,9 +12,9 @@ from typing import Any
 from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning import labels
-from shardedmodel_operator.planning.group import endpoint_selector
 from shardedmodel_operator.planning.group_views import GroupsView
 from shardedmodel_operator.planning.guards import guard
+from shardedmodel_operator.planning.services import endpoint_selector
 from shardedmodel_operator.planning.settings import PlanSettings
 
 

@@ -10,18 +10,16 @@ from shardedmodel_operator.api.resource import ShardedModel
 from shardedmodel_operator.api.spec import ShardedModelSpec
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.drain import still_sent_to
-from shardedmodel_operator.planning.group import (
-    Layout,
-    endpoint_selector,
-    endpoint_service,
-    group_size,
-    headless_service,
-    stateful_set,
-)
+from shardedmodel_operator.planning.group import Layout, group_size, stateful_set
 from shardedmodel_operator.planning.group_views import GroupsView, former_pods
 from shardedmodel_operator.planning.objects import Meta
 from shardedmodel_operator.planning.observed import Observed
 from shardedmodel_operator.planning.result import ObjectRef
+from shardedmodel_operator.planning.services import (
+    endpoint_selector,
+    endpoint_service,
+    headless_service,
+)
 from shardedmodel_operator.planning.settings import PlanSettings
 
 

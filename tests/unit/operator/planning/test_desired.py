@@ -9,7 +9,7 @@ import pytest
 from kubernetes_validate import validate  # type: ignore[import-untyped]
 
 from shardedmodel_operator.planning import group as desired
-from shardedmodel_operator.planning import labels
+from shardedmodel_operator.planning import labels, services
 from shardedmodel_operator.planning.group import Layout
 from shardedmodel_operator.planning.job import shard_job
 from shardedmodel_operator.planning.names import group_name, job_name
@@ -80,8 +80,8 @@ def test_all_objects_match_kubernetes_schemas(version: str, template: dict[str, 
     for manifest in (
         a_job(builder),
         a_set(builder),
-        desired.headless_service(model, REVISION, 0),
-        desired.endpoint_service(model, REVISION),
+        services.headless_service(model, REVISION, 0),
+        services.endpoint_service(model, REVISION),
     ):
         validate(manifest, version, strict=True)
 
@@ -101,7 +101,7 @@ def test_pods_are_restricted_and_have_no_token(manifest: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(
     "manifest",
-    [a_job(), a_set(), desired.endpoint_service(ModelBuilder().build(), REVISION)],
+    [a_job(), a_set(), services.endpoint_service(ModelBuilder().build(), REVISION)],
     ids=["job", "ranks", "service"],
 )
 def test_objects_go_with_their_model(manifest: dict[str, Any]) -> None:
@@ -246,7 +246,7 @@ def test_a_group_is_one_parallel_set_that_is_never_rolled() -> None:
 
 
 def test_names_of_ranks_resolve_before_anybody_is_ready() -> None:
-    service = desired.headless_service(ModelBuilder().build(), REVISION, 0)
+    service = services.headless_service(ModelBuilder().build(), REVISION, 0)
     assert service["spec"]["publishNotReadyAddresses"] is True
     assert service["spec"]["clusterIP"] == "None"
     selected = service["spec"]["selector"].items()
@@ -254,7 +254,7 @@ def test_names_of_ranks_resolve_before_anybody_is_ready() -> None:
 
 
 def test_the_models_service_selects_one_revision() -> None:
-    selector = desired.endpoint_service(ModelBuilder().build(), REVISION)["spec"]["selector"]
+    selector = services.endpoint_service(ModelBuilder().build(), REVISION)["spec"]["selector"]
     assert selector[labels.REVISION] == REVISION
     assert selector.items() <= a_set()["spec"]["template"]["metadata"]["labels"].items()
 
