@@ -6,59 +6,22 @@ are not here: what is accepted is done.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from shardedmodel_operator.api.base import (
-    MAX_URI,
-    ApiModel,
-    LongText,
-    ShortText,
-    cel,
-    validations,
-)
+from shardedmodel_operator.api.base import MAX_URI, ApiModel, LongText, ShortText, cel
 from shardedmodel_operator.api.network import NetworkPolicy
 from shardedmodel_operator.api.sharding import Sharding
+from shardedmodel_operator.api.stores import Source, Storage
 from shardedmodel_runtime.parallelism import MAX_DEGREE, MAX_GROUP_RANKS, Parallelism
 
-URI_PATTERN = r"^(s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/.*)?|file:///.+)$"
-"""Addresses that the runtime can open; one pattern for CEL (RE2) and for the operator."""
-URI_HINT = "is not an address that can be opened; use s3://bucket/prefix or file:///absolute/path"
-ENDPOINT_PATTERN = r"^https?://[^/@]+(/[^@]*)?$"
-"""URLs of S3 servers. No ``user:password@``: a spec is readable by more people than a Secret."""
-ENDPOINT_HINT = "is not a URL without credentials; use http://host:port or https://host"
 MAX_SECONDS = 7 * 24 * 3600
 """Longest time that a spec may ask for: a week is beyond any load, and a bound keeps typing errors
 in milliseconds from passing."""
 MAX_REPLICAS = 1024
 """Groups of one model: each is a StatefulSet, and above this a model wants several resources."""
 RANKS_HINT = f"tensor x pipeline x expert must be at most {MAX_GROUP_RANKS} ranks"
-
-
-def known_address(uri: str) -> bool:
-    """Whether the runtime can open ``uri``."""
-    return re.search(URI_PATTERN, uri) is not None
-
-
-def known_endpoint(url: str) -> bool:
-    """Whether ``url`` is empty or a URL of a server, without credentials in it."""
-    return url == "" or re.search(ENDPOINT_PATTERN, url) is not None
-
-
-Uri = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=MAX_URI),
-    validations(cel(f"self.matches('{URI_PATTERN}')", URI_HINT)),
-]
-EndpointUrl = Annotated[
-    LongText,
-    validations(cel(f"self == '' || self.matches('{ENDPOINT_PATTERN}')", ENDPOINT_HINT)),
-]
-REGION_PATTERN = r"^$|^[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?$"
-"""Empty, or a label of a server's name: boto3 takes no other."""
-Region = Annotated[str, StringConstraints(max_length=63, pattern=REGION_PATTERN)]
 Degree = Annotated[int, Field(ge=1, le=MAX_DEGREE)]
 QUANTITY_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 """A Kubernetes quantity (``resource.Quantity``): a number with an SI, binary or exponent suffix."""
@@ -66,54 +29,12 @@ Quantity = Annotated[
     int | Annotated[str, StringConstraints(max_length=64, pattern=QUANTITY_PATTERN)],
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
-
-
 SIZE_UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "M": 10**6, "G": 10**9, "T": 10**12}
 """Units of a cache's size: smaller ones would hold no object."""
 SIZE_PATTERN = rf"^[1-9][0-9]{{0,5}}({'|'.join(SIZE_UNITS)})$"
 PATH_PATTERN = r"^$|^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
 """An absolute path without `.` or `..`, and hence one that a list of allowed paths can judge."""
 CACHE_HINT = "use one of claimName and hostPath, or none of them for an emptyDir"
-
-
-class SecretReference(ApiModel):
-    """A Secret in the namespace of the model, by name."""
-
-    name: Annotated[ShortText, StringConstraints(min_length=1)]
-    """Name of the Secret. Its keys are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if need be,
-    AWS_SESSION_TOKEN. The kubelet mounts it into the pods; the operator never reads it."""
-
-
-class Store(ApiModel):
-    """An address in an object store or a mounted file system, and how to reach it."""
-
-    uri: Uri
-    """Address: `s3://bucket/prefix`, or `file:///path` of a volume that `workers.template`
-    mounts."""
-    endpoint_url: EndpointUrl = ""
-    """URL of an S3 server other than AWS, such as `http://minio.storage.svc:9000`."""
-    region: Region = ""
-    """Region in which to ask for the bucket; where its server answers that it is in another, that
-    one is asked."""
-    credentials_secret_ref: SecretReference | None = None
-    """Secret with the credentials. Without it the pods use what their service account gives."""
-
-
-class Source(Store):
-    """The checkpoint: a Hugging Face folder of safetensors files."""
-
-    revision: ShortText = ""
-    """A word of your own for the version of the source. Change it when the files behind `uri` have
-    changed: the source is then read anew."""
-
-
-class Storage(Store):
-    """Where layouts are kept."""
-
-    retention: Literal["Retain", "Delete"] = "Retain"
-    """What becomes of the layout when the model is deleted. Delete: a Job deletes it, unless
-    another model uses it; the model goes when that is done, or when it could not be done in time.
-    The model then carries a finalizer."""
 
 
 class ParallelismSpec(ApiModel):

@@ -16,11 +16,13 @@ from shardedmodel_operator.api.problem import Problem
 from shardedmodel_operator.api.sharding import RULE_FIELDS
 from shardedmodel_operator.api.spec import (
     CACHE_HINT,
-    ENDPOINT_HINT,
     RANKS_HINT,
-    URI_HINT,
     Cache,
     ShardedModelSpec,
+)
+from shardedmodel_operator.api.stores import (
+    ENDPOINT_HINT,
+    URI_HINT,
     known_address,
     known_endpoint,
 )

@@ -11,7 +11,8 @@ from typing import Any
 
 from shardedmodel_operator.api.network import NetworkPolicy
 from shardedmodel_operator.api.resource import ShardedModel
-from shardedmodel_operator.api.spec import ShardedModelSpec, Store
+from shardedmodel_operator.api.spec import ShardedModelSpec
+from shardedmodel_operator.api.stores import Store
 from shardedmodel_operator.planning import labels
 from shardedmodel_operator.planning.guards import guard
 from shardedmodel_operator.planning.names import policy_name

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shardedmodel_operator.api.spec import SecretReference
+from shardedmodel_operator.api.stores import SecretReference
 from shardedmodel_operator.planning.objects import RANK_CONTAINER
 
 USER = 65532
