@@ -9,6 +9,36 @@ from shardedmodel_runtime.report import GroupReport, RankReport, RankState
 
 Labels = dict[str, str]
 Sample = tuple[Labels, float]
+Family = tuple[str, str, str, list[Sample]]
+"""Name without its prefix, type, what it is, and its samples."""
+
+RANK_FIGURES = (
+    ("rank_bytes", "gauge", "Bytes of the rank's objects.", "bytes"),
+    ("rank_bytes_done", "gauge", "Bytes read and verified.", "bytes_done"),
+    ("rank_bytes_read_total", "counter", "Bytes fetched, with repeats.", "bytes_read"),
+    ("rank_load_seconds", "gauge", "Wall time of the load.", "seconds"),
+    ("rank_retries_total", "counter", "Requests and blocks repeated.", "retries"),
+    ("rank_throttled_total", "counter", "503 SlowDown and its like.", "throttled"),
+    ("rank_hedges_total", "counter", "Second requests for slow ranges.", "hedges"),
+    ("rank_cache_hits", "gauge", "Objects from the node's cache.", "cache_hits"),
+    ("rank_cache_bytes", "gauge", "Bytes from the node's cache.", "cache_bytes"),
+    ("rank_concurrency", "gauge", "Most reads in flight at once.", "concurrency"),
+    ("rank_bytes_per_second", "gauge", "Mean rate of the load.", "bytes_per_second"),
+    (
+        "rank_read_amplification",
+        "gauge",
+        "Bytes fetched for each byte of the rank's objects.",
+        "read_amplification",
+    ),
+    (
+        "rank_memory_ratio",
+        "gauge",
+        "Largest resident set for each byte of the rank's objects.",
+        "memory_ratio",
+    ),
+    ("rank_peak_memory_bytes", "gauge", "Largest resident set.", "peak_memory_bytes"),
+)
+"""Metrics that are one figure of each rank: name, type, what it is, and the report's attribute."""
 
 
 def render(group: GroupReport, ranks: Sequence[RankReport]) -> str:
@@ -29,7 +59,7 @@ def escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _of_group(group: GroupReport) -> list[tuple[str, str, str, list[Sample]]]:
+def _of_group(group: GroupReport) -> list[Family]:
     join = _known(group.join_seconds)
     skew = group.load_skew if group.complete else None  # of its own ranks alone it says nothing
     return [
@@ -46,48 +76,26 @@ def _of_group(group: GroupReport) -> list[tuple[str, str, str, list[Sample]]]:
     ]
 
 
-def _of_ranks(ranks: Sequence[RankReport]) -> list[tuple[str, str, str, list[Sample]]]:
-    def each(attribute: str) -> list[Sample]:
-        return [(_labels(rank), getattr(rank, attribute)) for rank in ranks]
-
+def _of_ranks(ranks: Sequence[RankReport]) -> list[Family]:
+    figures: list[Family] = [
+        (name, kind, text, [(_labels(rank), getattr(rank, attribute)) for rank in ranks])
+        for name, kind, text, attribute in RANK_FIGURES
+    ]
     phases = [
         (_labels(rank) | {"phase": phase}, seconds)
         for rank in ranks
         for phase, seconds in rank.phase_seconds.items()
     ]
     loaded = [sample for rank in ranks for sample in _known(rank.loaded_at, _labels(rank))]
-    states = [
+    states: list[Sample] = [
         (_labels(rank) | {"state": state}, rank.state == state)
         for rank in ranks
         for state in get_args(RankState)
     ]
     return [
-        ("rank_bytes", "gauge", "Bytes of the rank's objects.", each("bytes")),
-        ("rank_bytes_done", "gauge", "Bytes read and verified.", each("bytes_done")),
-        ("rank_bytes_read_total", "counter", "Bytes fetched, with repeats.", each("bytes_read")),
-        ("rank_load_seconds", "gauge", "Wall time of the load.", each("seconds")),
+        *figures,
         ("rank_loaded_timestamp_seconds", "gauge", "When its weights were verified.", loaded),
         ("rank_phase_seconds", "gauge", "Wall time of one phase.", phases),
-        ("rank_retries_total", "counter", "Requests and blocks repeated.", each("retries")),
-        ("rank_throttled_total", "counter", "503 SlowDown and its like.", each("throttled")),
-        ("rank_hedges_total", "counter", "Second requests for slow ranges.", each("hedges")),
-        ("rank_cache_hits", "gauge", "Objects from the node's cache.", each("cache_hits")),
-        ("rank_cache_bytes", "gauge", "Bytes from the node's cache.", each("cache_bytes")),
-        ("rank_concurrency", "gauge", "Most reads in flight at once.", each("concurrency")),
-        ("rank_bytes_per_second", "gauge", "Mean rate of the load.", each("bytes_per_second")),
-        (
-            "rank_read_amplification",
-            "gauge",
-            "Bytes fetched for each byte of the rank's objects.",
-            each("read_amplification"),
-        ),
-        (
-            "rank_memory_ratio",
-            "gauge",
-            "Largest resident set for each byte of the rank's objects.",
-            each("memory_ratio"),
-        ),
-        ("rank_peak_memory_bytes", "gauge", "Largest resident set.", each("peak_memory_bytes")),
         ("rank_state", "gauge", "1 for the state that the rank is in.", states),
     ]
 
