@@ -120,6 +120,8 @@ class DistributedCheckpointLoader:
         Raises:
             ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` is
                 another rank's or another device's, or holds objects of other sizes.
+            GroupError: a rank with which this one shares did not come to the load, or did not give
+                its part.
             LayoutNotFound: there is no manifest.
             LayoutError: an object of the manifest's is missing, or shorter than it says.
             ChecksumMismatch: a block is wrong in the store.
@@ -244,13 +246,31 @@ def _cache_of(config: ModelLoadConfig) -> NodeCache | None:
 
 
 def load(config: ModelLoadConfig) -> LoadedShard:
-    """Load one rank's shard alone, without a group: for tools and for looking at a layout."""
+    """Load one rank's shard alone, without a group: for tools and for looking at a layout.
+
+    Args:
+        config: what to load, and how; credentials come from the standard AWS variables.
+
+    Raises:
+        ConfigurationError: the layout was not cut for ``world_size`` ranks, its address or the
+            device cannot be meant, or ``share_common`` asks for a group.
+        LayoutNotFound: there is no manifest.
+        LayoutError: an object of the manifest's is missing, or shorter than it says.
+        ChecksumMismatch: a block is wrong in the store.
+        StorageError: the store refused or failed.
+        Unavailable: the store kept failing, or the deadline passed.
+    """
     with open_layout(config) as store:
         return DistributedCheckpointLoader(config, store=store).load()
 
 
 def open_layout(config: ModelLoadConfig) -> ObjectStore:
-    """Open the store at the layout's address, with credentials from the environment."""
+    """Open the store at the layout's address, with credentials from the environment.
+
+    Raises:
+        ConfigurationError: the address or the endpoint cannot be meant.
+        AccessDenied: one of the variables of key and secret is set without the other.
+    """
     options = StoreOptions.from_environment(endpoint_url=config.endpoint_url, region=config.region)
     return open_store(config.layout, options)
 
