@@ -1,4 +1,4 @@
-"""The README says only what is so: its snippets are run, its links followed."""
+"""The README says only what is so: its snippets are run. Its links: test_documents.py."""
 
 from __future__ import annotations
 
@@ -34,16 +34,6 @@ def commands(program: str) -> list[list[str]]:
 
 def test_the_first_screen_has_the_two_commands() -> None:
     assert [words[1] for words in commands("make")] == ["demo", "test"]
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.M))))
-def test_every_make_target_that_is_named_exists(target: str) -> None:
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
-def test_every_link_leads_to_a_file(link: str) -> None:
-    assert (ROOT / link).exists()
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
