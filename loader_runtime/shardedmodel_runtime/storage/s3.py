@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
 from urllib3.exceptions import HTTPError
 
 from shardedmodel_runtime.errors import (
@@ -20,7 +21,6 @@ from shardedmodel_runtime.errors import (
     excerpt,
 )
 from shardedmodel_runtime.storage.base import (
-    CountingStore,
     ObjectInfo,
     checked_key,
     too_large,
@@ -29,14 +29,13 @@ from shardedmodel_runtime.storage.base import (
 from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
+from shardedmodel_runtime.storage.s3_answers import digest_of, if_match, whole_size
+from shardedmodel_runtime.storage.s3_bucket import S3Bucket
 from shardedmodel_runtime.storage.s3_client import make_client, new_session
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_errors import (
     Unsupported,
-    error_code,
     http_status,
-    may_be_expired,
-    translate,
 )
 from shardedmodel_runtime.storage.s3_ranges import (
     READ_TIMEOUT_SECONDS,
@@ -59,10 +58,8 @@ MIN_PART_BYTES = 5 * 1024 * 1024
 MAX_PART_BYTES = 16 * 1024 * 1024
 """Beyond it parts no longer save requests worth their memory; equals the checksums' block."""
 
-T = TypeVar("T")
 
-
-class S3Store(CountingStore):
+class S3Store(S3Bucket):
     """Objects under one prefix of one bucket.
 
     Args:
@@ -86,32 +83,28 @@ class S3Store(CountingStore):
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
         clock: ServerClock | None = None,
     ) -> None:
-        super().__init__()
-        self.uri = str(uri)
-        self._bucket = uri.bucket
-        self._prefix = f"{uri.path}/" if uri.path else ""
-        self._retry = retry or RetryPolicy()
-        self._clock = clock or ServerClock()
-        session = new_session()
-        self._client = make_client(session, options, read_timeout_seconds)
-        self._clock.sign_requests_of(self._client)
+        clock = clock or ServerClock()
+
+        def client_of(session: Session, options: StoreOptions) -> Any:
+            client = make_client(session, options, read_timeout_seconds)
+            clock.sign_requests_of(client)
+            return client
 
         def client_in(region: str) -> Any:
             # boto3 takes each session of botocore's once.
-            there = replace(options, region=region)
-            client = make_client(new_session(), there, read_timeout_seconds)
-            self._clock.sign_requests_of(client)
-            return client
+            return client_of(new_session(), replace(options, region=region))
 
+        session = new_session()
+        super().__init__(uri, client_of(session, options), clock, retry or RetryPolicy())
         urls = SignedUrls(self._client, client_in, uri.bucket)
-        self._ranges = RangeReader(urls, session, self._clock, read_timeout_seconds)
+        self._ranges = RangeReader(urls, session, clock, read_timeout_seconds)
 
     def describe(self, key: str) -> ObjectInfo:
         """Describe one object (HEAD)."""
 
         def attempt() -> ObjectInfo:
             answer = self._request("head_object", key)
-            return ObjectInfo(key, self._whole_size(key, answer), _digest(answer))
+            return ObjectInfo(key, whole_size(answer, self._where(key)), digest_of(answer))
 
         try:
             return self._repeat(attempt)
@@ -130,7 +123,7 @@ class S3Store(CountingStore):
         """Describe the objects directly in folder ``prefix``, page by page."""
         root = self._prefix + prefix
         return [
-            ObjectInfo(item["Key"][len(self._prefix) :], int(item["Size"]), _digest(item))
+            ObjectInfo(item["Key"][len(self._prefix) :], int(item["Size"]), digest_of(item))
             for page in self._listed(root)
             for item in page.get("Contents", [])
             if item["Key"] != root
@@ -144,20 +137,11 @@ class S3Store(CountingStore):
             for item in page.get("CommonPrefixes", [])
         ]
 
-    def _listed(self, root: str) -> Iterator[dict[str, Any]]:
-        more: dict[str, Any] = {}
-        while True:
-            page = self._call("list_objects_v2", "", Key=None, Prefix=root, Delimiter="/", **more)
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
-
     def read(self, key: str, *, limit: int, digest: str | None = None) -> bytes:
         """Read a small object whole."""
 
         def attempt() -> bytes:
-            with self._answer(key, _if_match(digest)) as answer:
+            with self._answer(key, if_match(digest)) as answer:
                 if answer.size is None:
                     raise StorageError(f"{self._where(key)}: the server does not say its length")
                 if answer.size > limit:
@@ -174,7 +158,7 @@ class S3Store(CountingStore):
 
         def attempt() -> tuple[ObjectInfo, bytes]:
             answer = self._request("get_object", key, Range=f"bytes=0-{limit - 1}")
-            info = ObjectInfo(key, self._whole_size(key, answer), _digest(answer))
+            info = ObjectInfo(key, whole_size(answer, self._where(key)), digest_of(answer))
             data = bytearray(min(info.size, limit))
             self._drain(key, answer["Body"], memoryview(data))
             answer["Body"].close()
@@ -203,10 +187,10 @@ class S3Store(CountingStore):
 
         def attempt() -> None:
             nonlocal filled
-            headers = {"Range": f"bytes={start + filled}-{stop - 1}", **_if_match(digest)}
+            headers = {"Range": f"bytes={start + filled}-{stop - 1}", **if_match(digest)}
             with self._answer(key, headers) as answer:
                 self._check_range(key, answer, start + filled, stop, digest)
-                with reading.landing(_digest({"ETag": answer.etag}), answer.stop):
+                with reading.landing(digest_of({"ETag": answer.etag}), answer.stop):
                     for count in self._received(key, answer, into[filled:], reading):
                         filled += count
 
@@ -252,73 +236,10 @@ class S3Store(CountingStore):
         except StorageError as error:  # credentials that may not list uploads may still write
             logger.warning("%s: unfinished uploads cannot be looked for: %s", self.uri, error)
 
-    def _unfinished(self) -> Iterator[tuple[str, str]]:
-        more: dict[str, Any] = {}
-        while True:
-            page = self._call("list_multipart_uploads", "", Key=None, Prefix=self._prefix, **more)
-            for item in page.get("Uploads", []):
-                if item["Key"].startswith(self._prefix):  # some servers ignore Prefix
-                    yield item["Key"][len(self._prefix) :], item["UploadId"]
-            if not page.get("IsTruncated"):
-                return
-            more = {
-                "KeyMarker": page["NextKeyMarker"],
-                "UploadIdMarker": page["NextUploadIdMarker"],
-            }
-
     def close(self) -> None:
         """Close the kept connections."""
         self._client.close()
         self._ranges.close()
-
-    def _where(self, key: str) -> str:
-        return f"{self.uri}/{key}" if key else self.uri
-
-    def _call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        """Make a request whose answer has no body of its own, and repeat it as needed."""
-        return self._repeat(lambda: self._request(operation, key, **arguments))
-
-    def _repeat(self, action: Callable[[], T]) -> T:
-        return self._retry.run(action, self.repeated)
-
-    def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        """Make one request; ``Key=None`` among the arguments addresses the bucket itself."""
-        arguments = {"Bucket": self._bucket, "Key": self._full_key(key, arguments), **arguments}
-        arguments = {name: value for name, value in arguments.items() if value is not None}
-        try:
-            return self._signed_rightly(getattr(self._client, operation), arguments)
-        except ClientError as error:
-            if http_status(error) == 409 and error_code(error) == "ConditionalRequestConflict":
-                raise Unavailable(f"{self._where(key)}: written by two at once") from error
-            if operation == "head_bucket" and http_status(error) == 404:
-                raise NotFound(
-                    f"{self._where(key)}: the bucket does not exist; create it or correct the uri"
-                ) from error
-            raise translate(error, self._where(key)) from error
-        except (BotoCoreError, OSError) as error:
-            raise translate(error, self._where(key)) from error
-
-    def _signed_rightly(
-        self, call: Callable[..., dict[str, Any]], arguments: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Make a request, and once more where its signature was wrong only for a while.
-
-        Each request is signed by the server's clock, and by credentials that botocore renews when
-        they are about to expire.
-        """
-        self.count(requests=1)
-        try:
-            return call(**arguments)
-        except ClientError as error:
-            if not self._clock.learn(error) and not may_be_expired(error):
-                raise
-        self.count(requests=1)
-        return call(**arguments)
-
-    def _full_key(self, key: str, arguments: Mapping[str, Any]) -> str | None:
-        if "Key" in arguments:
-            return None
-        return self._prefix + checked_key(key)
 
     @contextmanager
     def _answer(self, key: str, headers: dict[str, str]) -> Iterator[RangeAnswer]:
@@ -356,7 +277,7 @@ class S3Store(CountingStore):
         self, key: str, answer: RangeAnswer, begin: int, stop: int, digest: str | None
     ) -> None:
         """See that the server did what it was asked: some ignore Range, some If-Match."""
-        if digest is not None and _digest({"ETag": answer.etag}) != digest:
+        if digest is not None and digest_of({"ETag": answer.etag}) != digest:
             raise SourceChanged(f"{self._where(key)}: the object changed while it was being read")
         span, _, size = answer.content_range.partition("/")
         if span == f"bytes {begin}-{stop - 1}":
@@ -382,24 +303,5 @@ class S3Store(CountingStore):
             body.close()
             raise Unavailable(f"{self._where(key)}: the answer broke off: {error}") from error
 
-    def _whole_size(self, key: str, answer: Mapping[str, Any]) -> int:
-        """Bytes of the whole object; a server that ignores Range sends all of it."""
-        size = str(answer.get("ContentRange", "")).rpartition("/")[2]
-        if not size.isdecimal():
-            size = str(answer.get("ContentLength", ""))
-        if not size.isdecimal():  # headers end at one that is malformed
-            raise Unavailable(f"{self._where(key)}: the answer does not tell the object's length")
-        return int(size)
-
     def _ended_early(self, key: str, missing: int) -> Unavailable:
         return Unavailable(f"{self._where(key)}: the answer ended {missing} bytes early")
-
-
-def _if_match(digest: str | None) -> dict[str, str]:
-    """Make a condition of a digest; none of a weak ETag or a missing one (RFC 9110, 13.1.1)."""
-    etag = (digest or "").removeprefix("etag:")
-    return {} if not etag or etag.startswith("W/") else {"If-Match": f'"{etag}"'}
-
-
-def _digest(answer: Mapping[str, Any]) -> str:
-    return f"etag:{str(answer.get('ETag', '')).strip(chr(34))}"
