@@ -95,7 +95,7 @@ class StreamingWriter:
             )
 
     def abort(self) -> None:
-        """Drop the object unless it is published; nothing of it is under way any more."""
+        """Drop the object unless it is published; parts of it that are under way fail."""
         self._target.abort()
 
     def _part_size(self) -> int:
@@ -117,6 +117,7 @@ class StreamingWriter:
             index, buffer, size = self._undigested.popleft()
             self._digest.update(memoryview(buffer)[:size])
         try:
+            self._uploads.check()
             self._target.write_part(index, buffer if size == len(buffer) else buffer[:size])
         finally:
             self._uploads.pool.give(buffer)

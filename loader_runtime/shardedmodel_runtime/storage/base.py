@@ -54,7 +54,8 @@ class ObjectWriter(Protocol):
     def abort(self) -> None:
         """Drop what was written so far, as far as the store still answers.
 
-        Safe to call twice, and after ``commit``; not while a part is being written.
+        Safe to call twice, after ``commit``, and from another thread while a part is being
+        written: that one may fail, and none is taken any more.
         """
         ...
 

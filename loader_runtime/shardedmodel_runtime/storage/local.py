@@ -11,17 +11,11 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from shardedmodel_runtime.errors import (
-    AccessDenied,
-    NotFound,
-    SourceChanged,
-    StorageError,
-    Unavailable,
-    excerpt,
-)
+from shardedmodel_runtime.errors import NotFound, SourceChanged, Unavailable
 from shardedmodel_runtime.storage.base import (
     CountingStore,
     ObjectInfo,
@@ -29,6 +23,7 @@ from shardedmodel_runtime.storage.base import (
     too_large,
     too_short,
 )
+from shardedmodel_runtime.storage.local_errors import translated
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.uri import StoreUri
@@ -39,8 +34,6 @@ SLICE_BYTES = 16 * 1024 * 1024
 """Read between two looks whether the bytes are still wanted: a block of a layout."""
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 """What file systems without hard links answer (FAT, some FUSE and SMB mounts)."""
-_FLAKY = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
-"""What a network file system answers while its server is away."""
 
 
 class LocalStore(CountingStore):
@@ -199,7 +192,7 @@ class LocalStore(CountingStore):
 
     def translated(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Turn the system's errors about an object into ours."""
-        return _translated(f"{self.uri}/{key}" if key else self.uri, self.root)
+        return translated(f"{self.uri}/{key}" if key else self.uri, self.root)
 
 
 class LocalWriter:
@@ -208,6 +201,9 @@ class LocalWriter:
     def __init__(self, path: Path, size: int, part_bytes: int) -> None:
         self.part_bytes = part_bytes
         self._path = path
+        self._lock = threading.Lock()
+        self._closed = False
+        self._users = 1  # the writer itself, and each part that is being written
         path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -216,11 +212,12 @@ class LocalWriter:
 
     def write_part(self, index: int, data: bytes | bytearray) -> None:
         """Write one part at its place."""
-        with _translated(f"file://{self._path}", self._path.parent):
+        with translated(f"file://{self._path}", self._path.parent):
             view, offset = memoryview(data), index * self.part_bytes
-            while view:
-                count = os.pwrite(self._file, view, offset)
-                view, offset = view[count:], offset + count
+            with self._using() as file:
+                while view:
+                    count = os.pwrite(file, view, offset)
+                    view, offset = view[count:], offset + count
 
     def commit(self) -> None:
         """Flush to the disk and rename."""
@@ -228,10 +225,9 @@ class LocalWriter:
 
     def publish(self, *, if_absent: bool) -> bool:
         """Commit, or leave a file that is there already; False says that there was one."""
-        with _translated(f"file://{self._path}", self._path.parent):
+        with translated(f"file://{self._path}", self._path.parent):
             os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
+            self._close()
             if if_absent:
                 return self._publish_if_absent()
             os.replace(self._temporary, self._path)
@@ -252,29 +248,30 @@ class LocalWriter:
 
     def abort(self) -> None:
         """Close and delete the temporary file."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._close()
         self._temporary.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[int]:
+        """Keep the file open for a part: another may get the number of one that was closed."""
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            self._users += 1
+        try:
+            yield self._file
+        finally:
+            self._leave()
 
-@contextlib.contextmanager
-def _translated(where: str, root: Path) -> Iterator[None]:
-    """Turn the system's errors into ours."""
-    try:
-        yield
-    except OSError as error:
-        raise _translate(error, where, root) from error
+    def _close(self) -> None:
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._leave()
 
-
-def _translate(error: OSError, where: str, root: Path) -> StorageError:
-    if isinstance(error, NotADirectoryError) and root.is_file():
-        return NotFound(f"{where}: {root} is a file; name the folder that it is in")
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        missing = "file" if root.is_dir() else f"folder {root}"
-        return NotFound(f"{where}: the {missing} does not exist; mount it or correct the uri")
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return AccessDenied(f"{where}: {excerpt(error.strerror or str(error))}")
-    if error.errno in _FLAKY:
-        return Unavailable(f"{where}: {excerpt(error.strerror or str(error))}")
-    return StorageError(f"{where}: {excerpt(error.strerror or str(error))}")
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._users == 0
+        if last:
+            os.close(self._file)

@@ -50,6 +50,7 @@ class S3Writer:
         self._describe = describe
         self._tags: dict[int, str] = {}
         self._upload = ""
+        self._aborted = False
         self._lock = threading.Lock()
 
     def write_part(self, index: int, data: bytes | bytearray) -> None:
@@ -82,7 +83,9 @@ class S3Writer:
 
     def abort(self) -> None:
         """Drop the uploaded parts, which would be kept and charged for otherwise."""
-        upload, self._upload = self._upload, ""
+        with self._lock:  # an upload that is being begun has an id before it can be dropped
+            upload, self._upload = self._upload, ""
+            self._aborted = True
         if not upload:
             return
         try:
@@ -92,6 +95,8 @@ class S3Writer:
 
     def _begun(self) -> str:
         with self._lock:
+            if self._aborted:
+                raise StorageError(f"{self._key}: its upload was dropped")
             if not self._upload:
                 answer = self._call("create_multipart_upload", self._key)
                 self._upload = str(answer["UploadId"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shardedmodel_runtime.errors import LayoutError, Terminated, Unavailable
-from shardedmodel_runtime.layout.uploads import Uploads
+from shardedmodel_runtime.layout.uploads import PARTS_IN_FLIGHT, Uploads
 from shardedmodel_runtime.layout.writer import StreamingWriter
 from tests.measured_pool import MeasuredPool
 
@@ -141,3 +141,28 @@ def test_after_a_stop_nothing_more_is_begun(uploads: Uploads, stop: threading.Ev
         writer.write(memoryview(b"567"))
     with pytest.raises(Terminated):
         uploads.join()
+
+
+def test_after_a_stop_no_part_is_sent_that_waited_for_others(
+    uploads: Uploads, stop: threading.Event, pool: MeasuredPool
+) -> None:
+    under_way = threading.Event()
+
+    class Slow(Target):
+        def write_part(self, index: int, data: bytes | bytearray) -> None:
+            under_way.wait()
+            super().write_part(index, data)
+
+    first = [Slow() for _ in range(PARTS_IN_FLIGHT)]
+    pool.limit_bytes = (PARTS_IN_FLIGHT + 1) * PART
+    for target in first:
+        make(target, PART, uploads).write(memoryview(b"0123"))
+    waiting = Target()
+    make(waiting, PART, uploads).write(memoryview(b"0123"))
+    stop.set()
+    under_way.set()
+    for _ in range(PARTS_IN_FLIGHT + 1):
+        pool.take(PART)  # which all parts have given back
+    uploads.close()
+    assert [target.ended for target in first] == [["commit"]] * PARTS_IN_FLIGHT
+    assert (waiting.parts, waiting.ended) == ({}, [])

@@ -166,6 +166,24 @@ def test_an_aborted_object_leaves_nothing(store: LocalStore, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_object_is_dropped_while_a_part_of_it_is_written(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, other, write = store.open_writer("a", 4, 2), tmp_path / "other", os.pwrite
+
+    def abort_first(file: int, data: memoryview, offset: int) -> int:
+        writer.abort()
+        other.write_bytes(b"xx")  # would get the number of a file that was closed
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", abort_first)
+    writer.write_part(0, b"01")
+    with pytest.raises(StorageError):
+        writer.write_part(1, b"23")
+    assert list(tmp_path.iterdir()) == [other]
+    assert other.read_bytes() == b"xx"
+
+
 def test_a_folder_is_listed_without_what_is_on_its_way(store: LocalStore) -> None:
     for key in ("b", "a", "sub/c"):
         store.write(key, b"x")

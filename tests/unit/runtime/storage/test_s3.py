@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -429,6 +430,35 @@ def test_an_abort_that_fails_is_only_a_warning(
 def test_nothing_is_begun_before_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
     make(monkeypatch, client).open_writer("key", 8, 5).abort()
+    assert client.calls == []
+
+
+def test_an_upload_that_is_just_being_begun_is_aborted_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client(abort_multipart_upload=[refusal(404, "NoSuchUpload")])
+    writer = make(monkeypatch, client).open_writer("key", 8, 5)
+    aborting = threading.Thread(target=writer.abort)
+
+    def begin(**arguments: Any) -> dict[str, Any]:
+        aborting.start()
+        return {"UploadId": "u"}
+
+    monkeypatch.setattr(client, "create_multipart_upload", begin, raising=False)
+    client.answers["upload_part"] = [{"ETag": "1"}]
+    writer.write_part(0, b"01234")
+    aborting.join()
+    assert ("abort_multipart_upload", "u") in [(n, a.get("UploadId")) for n, a in client.calls]
+
+
+def test_a_part_that_comes_after_the_abort_begins_no_upload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client()
+    writer = make(monkeypatch, client).open_writer("key", 8, 5)
+    writer.abort()
+    with pytest.raises(StorageError, match="key: its upload was dropped"):
+        writer.write_part(0, b"01234")
     assert client.calls == []
 
 
