@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from shardedmodel_runtime import logs
-from shardedmodel_runtime.cli.output import abandon_stdout
+from shardedmodel_runtime.cli.output import abandon_stdout, show_error
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.process_one import end_by_sigterm
 from shardedmodel_runtime.version import __version__
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parse(sys.argv[1:] if argv is None else list(argv))
         return int(arguments.run(arguments))
     except ShardedModelError as error:
-        print(f"error: {error.reason}: {error.message}", file=sys.stderr)
+        show_error(error)
         return error.exit_code
     except BrokenPipeError:
         abandon_stdout()

@@ -1,11 +1,11 @@
-"""Results on stdout, for people and for programs: what cannot be written there is told."""
+"""Results on stdout, for people and for programs, and errors on stderr."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from shardedmodel_runtime.errors import StorageError, excerpt
+from shardedmodel_runtime.errors import ShardedModelError, StorageError, excerpt
 
 
 def show(text: str) -> None:
@@ -23,6 +23,11 @@ def show(text: str) -> None:
         abandon_stdout()
         reason = excerpt(error.strerror or str(error))
         raise StorageError(f"stdout: {reason}; write the result elsewhere") from error
+
+
+def show_error(error: ShardedModelError) -> None:
+    """Print an error of ours on stderr."""
+    print(f"error: {error.reason}: {error.message}", file=sys.stderr, flush=True)
 
 
 def abandon_stdout() -> None:

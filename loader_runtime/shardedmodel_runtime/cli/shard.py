@@ -12,7 +12,7 @@ from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import ProgressLine
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.cli.running import print_summary, progress_line, stopped_by_signals
-from shardedmodel_runtime.errors import ConfigurationError, ShardedModelError, excerpt
+from shardedmodel_runtime.errors import ConfigurationError, ShardedModelError, Terminated, excerpt
 from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.report import Failure, ShardSummary
@@ -80,8 +80,12 @@ def _shard(arguments: argparse.Namespace) -> ShardSummary:
         worker=_worker_index(arguments),
     )
     job = ShardJob(request, common.opener(arguments, "source"), common.opener(arguments, "storage"))
+
+    def told(error: Terminated) -> None:
+        Failure.of(error).leave_in(arguments.termination_log)
+
     with (
-        stopped_by_signals(job),
+        stopped_by_signals(job, told),
         _serving(arguments.port, job),
         ProgressLine(lambda: progress_line(job)),
     ):

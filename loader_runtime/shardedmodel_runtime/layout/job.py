@@ -27,6 +27,7 @@ from shardedmodel_runtime.layout.presharder import Presharder
 from shardedmodel_runtime.layout.saver import CheckpointSaver
 from shardedmodel_runtime.layout.scheduling import objects_of_worker
 from shardedmodel_runtime.layout.summary import summary_of
+from shardedmodel_runtime.layout.uploads import asked_to_end
 from shardedmodel_runtime.naming import layout_hash
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ShardProgress, ShardSummary
@@ -120,6 +121,15 @@ class ShardJob:
         It does so between requests, never within one. Safe to call in a signal's handler.
         """
         self._stop.set()
+
+    def abandon(self, seconds: float) -> None:
+        """Drop what is being written without waiting for requests: a process must end after it.
+
+        Args:
+            seconds: how long the store may take for it.
+        """
+        if self._saver is not None:
+            self._saver.abandon(seconds)
 
     def progress(self) -> ShardProgress:
         """How far it is with its share."""
@@ -215,7 +225,9 @@ class ShardJob:
                 return find_layout(saver.store, saver.layout_hash, plan)
             files = self._copy_companions(source, saver.store)
             return saver.commit(self._manifest_source(metadata, plan, files))
-        except StorageError:
+        except StorageError as error:
+            if self._stop.is_set():  # what was dropped meanwhile cannot be written
+                raise asked_to_end() from error
             # Who finishes a layout drops the unfinished uploads of others who write the same.
             manifest = find_layout(saver.store, saver.layout_hash, plan)
             if manifest is None:

@@ -24,7 +24,8 @@ from shardedmodel_runtime.layout.reading import (
     source_reads,
     tensor_pieces,
 )
-from shardedmodel_runtime.layout.saver import CheckpointSaver, ObjectSink
+from shardedmodel_runtime.layout.saver import CheckpointSaver
+from shardedmodel_runtime.layout.sink import ObjectSink
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ReadableStore

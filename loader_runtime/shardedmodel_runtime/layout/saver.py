@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -31,6 +31,7 @@ from shardedmodel_runtime.layout.records import (
     record_key,
 )
 from shardedmodel_runtime.layout.scheduling import most_open, passes
+from shardedmodel_runtime.layout.sink import ObjectSink
 from shardedmodel_runtime.layout.uploads import PARTS_IN_FLIGHT, Uploads
 from shardedmodel_runtime.layout.writer import StreamingWriter
 from shardedmodel_runtime.naming import LAYOUT_FORMAT, LAYOUT_FORMAT_VERSION, MANIFEST_KEY
@@ -45,58 +46,6 @@ WRITE_BUFFER_BYTES = 345 * 1024 * 1024
 those in flight. With reads and the program itself, a pre-shard takes less than half a GiB."""
 RECORD_THREADS = 16
 """Records that are looked for side by side: small requests, which mostly wait."""
-
-
-class ObjectSink:
-    """The objects of one pass: takes each object's tensors in the order of its plan.
-
-    Args:
-        objects: what is written in this pass.
-        open_writer: begins an object; called when its first bytes come.
-    """
-
-    def __init__(
-        self,
-        objects: Sequence[PlannedObject],
-        open_writer: Callable[[PlannedObject], StreamingWriter],
-    ) -> None:
-        self._open_writer = open_writer
-        self._writers: dict[str, StreamingWriter] = {}
-        self._holders: dict[str, list[PlannedObject]] = {}
-        for planned in objects:
-            for name in planned.names:
-                self._holders.setdefault(name, []).append(planned)
-
-    def write(self, rank: int, tensor: str, data: memoryview) -> None:
-        """Append bytes to a tensor's piece; a replicated one is written for any one rank.
-
-        Args:
-            rank: a rank that holds the piece.
-            tensor: its name; tensors come in the order of the object's plan.
-            data: the next bytes of the piece, C-contiguous.
-
-        Raises:
-            LayoutError: the piece is in none of the pass's objects.
-            StorageError: an earlier part could not be stored.
-            Terminated: the process was asked to end.
-        """
-        for planned in self._holders.get(tensor, ()):
-            if rank in planned.ranks:
-                self.writer(planned).write(data)
-                return
-        raise LayoutError(f"tensor {tensor!r} of rank {rank} is in no open object")
-
-    def writer(self, planned: PlannedObject) -> StreamingWriter:
-        """Give an object's writer, begun with its header."""
-        if planned.key not in self._writers:
-            writer = self._writers[planned.key] = self._open_writer(planned)
-            writer.write(memoryview(planned.header))
-        return self._writers[planned.key]
-
-    def abort(self) -> None:
-        """Drop what is not published yet."""
-        for writer in self._writers.values():
-            writer.abort()
 
 
 class CheckpointSaver:
@@ -141,6 +90,7 @@ class CheckpointSaver:
         self.objects = tuple(plan_objects(plan) if objects is None else objects)
         self.order = {name: number for number, name in enumerate(writing_order(plan.cuts))}
         self._saved: dict[str, LayoutObject] = {}
+        self._sink: ObjectSink | None = None
         self._lock = threading.Lock()
         self._bytes_written = 0
 
@@ -207,6 +157,7 @@ class CheckpointSaver:
         pool = BufferPool((open_objects + in_flight) * part_bytes)
         uploads = Uploads(pool, self._stop)
         sink = ObjectSink(objects, lambda planned: self._open(planned, part_bytes, uploads))
+        self._sink = sink
         try:
             yield sink
             for planned in objects:
@@ -215,6 +166,23 @@ class CheckpointSaver:
         finally:
             uploads.close()
             sink.abort()  # after a commit there is nothing left to drop
+
+    def abandon(self, seconds: float) -> None:
+        """Drop what is being written, from another thread, without waiting for its requests.
+
+        For a process that ends then.
+
+        Args:
+            seconds: how long the store may take for it.
+        """
+        left = self._sink.abandon(seconds) if self._sink else 0
+        if left:
+            logger.warning(
+                "%s: %d objects could not be dropped in time; what is left of them goes when the "
+                "layout is finished or deleted",
+                self.store.uri,
+                left,
+            )
 
     def commit(self, source: ManifestSource) -> Manifest:
         """Write the manifest, which makes a layout of the objects.

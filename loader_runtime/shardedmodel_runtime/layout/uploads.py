@@ -14,6 +14,11 @@ PARTS_IN_FLIGHT = 4
 one connection takes some 90 MB/s, so four keep up with what one core can digest and sign."""
 
 
+def asked_to_end() -> Terminated:
+    """Make the error of who was asked to end while objects were written."""
+    return Terminated("the process was asked to end before the layout was complete")
+
+
 class Uploads:
     """Runs parts in the background; the first failure, or a stop, ends everything.
 
@@ -42,7 +47,7 @@ class Uploads:
         if self._failure is not None:
             raise self._failure
         if self._stop.is_set():
-            raise Terminated("the process was asked to end before the layout was complete")
+            raise asked_to_end()
 
     def take(self, size: int) -> bytearray:
         """Wait for a buffer.
