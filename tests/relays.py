@@ -7,6 +7,7 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Coroutine
+from math import inf
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -24,11 +25,19 @@ class Relay:
         target: where to; None: where each client says, as of a forward proxy (CONNECT, or the
             whole URL of a first request, which servers take as it is).
         tls: what the relay shows to clients; None: it speaks plainly.
+        most_bytes: after as many of a connection's client it relays nothing more of that client,
+            and leaves the connection open: small requests pass, large ones hang.
     """
 
-    def __init__(self, target: Address | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        target: Address | None = None,
+        tls: ssl.SSLContext | None = None,
+        most_bytes: float = inf,
+    ) -> None:
         self._target = target
         self._tls = tls
+        self._most_bytes = most_bytes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
@@ -77,7 +86,9 @@ class Relay:
             other_reader, other_writer = await asyncio.open_connection(*target)
             with contextlib.closing(other_writer):
                 other_writer.write(begun)
-                await asyncio.gather(_pump(reader, other_writer), _pump(other_reader, writer))
+                await asyncio.gather(
+                    _pump(reader, other_writer, self._most_bytes), _pump(other_reader, writer)
+                )
 
 
 async def _asked_for(
@@ -100,8 +111,14 @@ async def _asked_for(
     return (str(url.hostname), int(url.port or 80)), head
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most_bytes: float = inf
+) -> None:
+    relayed = 0
     while data := await reader.read(PIECE_BYTES):
+        relayed += len(data)
+        if relayed > most_bytes:
+            await asyncio.Event().wait()
         writer.write(data)
         await writer.drain()
     writer.close()

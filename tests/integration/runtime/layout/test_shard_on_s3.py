@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from safetensors import safe_open
@@ -21,7 +18,6 @@ from shardedmodel_runtime.layout.deletion import delete_layout
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
 from shardedmodel_runtime.layout.manifest import read_manifest
 from shardedmodel_runtime.layout.recombine import recombine_layout
-from shardedmodel_runtime.layout.records import record_key
 from shardedmodel_runtime.layout.verification import verify_layout
 from shardedmodel_runtime.naming import MANIFEST_KEY
 from shardedmodel_runtime.parallelism import Parallelism
@@ -32,10 +28,10 @@ from shardedmodel_runtime.storage.s3 import S3Store
 from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders.layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
 from tests.integration.runtime.conftest import Bucket
+from tests.integration.runtime.layout.shard_command import Command, records
+from tests.relays import Relay
 
 pytestmark = pytest.mark.integration
-
-WAIT_SECONDS = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -50,58 +46,6 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]
     """300 MB: at two ranks each has several parts of its own."""
     folder = tmp_path_factory.mktemp("several")
     return folder, make_checkpoint(folder, config={"intermediate_size": 380_000})
-
-
-class Command:
-    """``shardedmodel shard`` in a process of its own, as the Job's container runs it."""
-
-    def __init__(self, bucket: Bucket, source: str, *flags: str, tensor: int = 1) -> None:
-        command = [sys.executable, "-m", "shardedmodel_runtime", "shard", source]
-        command += [f"{bucket.uri}/shards", "--tensor", str(tensor), "--json", *flags]
-        for side in ("source", "storage"):
-            command += [f"--{side}-endpoint-url", bucket.server.endpoint_url]
-        self.process = subprocess.Popen(
-            command,
-            env=os.environ | bucket.server.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def wait_until_uploading(self, bucket: Bucket) -> None:
-        """Wait until parts of an object have been sent and others not."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not bucket.uploads():
-            assert self.process.poll() is None, self.end()
-            assert time.monotonic() < deadline, "waited too long"
-            time.sleep(0.01)
-
-    def wait_until_finished(self, bucket: Bucket, objects: int) -> None:
-        """Wait until so many objects have their records."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while len(records(bucket)) < objects:
-            assert self.process.poll() is None, self.end()
-            assert time.monotonic() < deadline, "waited too long"
-            time.sleep(0.01)
-
-    def summary(self) -> ShardSummary:
-        """Wait; gives the summary of a run that succeeds."""
-        code, out, err = self.end()
-        assert code == 0, err
-        return ShardSummary.model_validate_json(out)
-
-    def end(self) -> tuple[int, bytes, bytes]:
-        """Wait; gives exit code and output."""
-        out, err = self.process.communicate(timeout=WAIT_SECONDS)
-        return self.process.returncode, out, err
-
-
-def records(bucket: Bucket) -> list[str]:
-    """Keys of the objects that have records: those that are finished, before the manifest is."""
-    suffix = record_key("")
-    keys = [key for key in bucket.keys("shards/") if key.endswith(suffix)]
-    # What else ends so: the manifest, and the source's own small files.
-    others = (MANIFEST_KEY, "source/config.json")
-    return [key.removesuffix(suffix) for key in keys if not key.endswith(others)]
 
 
 def digests(bucket: Bucket, summary: ShardSummary) -> dict[str, str]:
@@ -295,6 +239,22 @@ def test_a_terminated_job_publishes_nothing(
     job.process.send_signal(signal.SIGTERM)
     assert job.end()[0] == 128 + signal.SIGTERM
     assert not [key for key in bucket.keys("shards/") if key.endswith(MANIFEST_KEY)]
+    assert bucket.uploads() == []
+
+
+def test_a_terminated_job_whose_parts_hang_aborts_them(
+    bucket: Bucket, large: tuple[Path, Checkpoint], command: Callable[..., Command]
+) -> None:
+    source = bucket.upload(large[0], "model")
+    server = urlsplit(bucket.server.endpoint_url)
+    with Relay((str(server.hostname), int(server.port or 0)), most_bytes=1_000_000) as relay:
+        url = f"http://127.0.0.1:{relay.port}"
+        job = command(bucket, source, "--storage-endpoint-url", url)
+        job.wait_until_uploading(bucket)
+        job.process.send_signal(signal.SIGTERM)
+        code, _, err = job.end()
+    assert code == 128 + signal.SIGTERM, err
+    assert b"error: Terminated: " in err
     assert bucket.uploads() == []
 
 
