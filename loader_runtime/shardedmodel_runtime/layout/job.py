@@ -28,6 +28,7 @@ from shardedmodel_runtime.layout.saver import CheckpointSaver
 from shardedmodel_runtime.layout.scheduling import objects_of_worker
 from shardedmodel_runtime.layout.summary import summary_of
 from shardedmodel_runtime.layout.uploads import asked_to_end
+from shardedmodel_runtime.layout.withdrawal import withdrawn_if_broken
 from shardedmodel_runtime.naming import layout_hash
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.report import ShardProgress, ShardSummary
@@ -185,7 +186,8 @@ class ShardJob:
                 )
                 found = find_layout(layout, name, plan)
                 before = source.bytes_read
-                manifest = found or self._make(source, metadata, plan, saver)
+                with withdrawn_if_broken(saver):
+                    manifest = found or self._make(source, metadata, plan, saver)
                 if manifest is not None:
                     layout.drop_unfinished()
                 return summary_of(

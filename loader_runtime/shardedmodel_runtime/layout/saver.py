@@ -90,6 +90,7 @@ class CheckpointSaver:
         self.objects = tuple(plan_objects(plan) if objects is None else objects)
         self.order = {name: number for number, name in enumerate(writing_order(plan.cuts))}
         self._saved: dict[str, LayoutObject] = {}
+        self._unrecorded: list[PlannedObject] = []
         self._sink: ObjectSink | None = None
         self._lock = threading.Lock()
         self._bytes_written = 0
@@ -98,6 +99,11 @@ class CheckpointSaver:
     def saved(self) -> list[LayoutObject]:
         """What the manifest will say of the objects that are written or found so far."""
         return list(self._saved.values())
+
+    @property
+    def unrecorded(self) -> list[PlannedObject]:
+        """The objects that this one has published without a record."""
+        return list(self._unrecorded)
 
     def take(self, entries: Iterable[LayoutObject]) -> None:
         """Take objects for written that other processes wrote."""
@@ -217,6 +223,8 @@ class CheckpointSaver:
         def published(sha256: str, blocks: list[str]) -> None:
             if self._leave_records:
                 leave_record(self.store, planned, sha256, blocks)
+            else:
+                self._unrecorded.append(planned)
             self._saved[planned.key] = layout_object(planned, sha256, blocks)
 
         return StreamingWriter(
