@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.formats.dtypes import CASTS
-from shardedmodel_runtime.loading.config import MAX_SECONDS
+from shardedmodel_runtime.loading.config import MAX_SECONDS, Options
 from shardedmodel_runtime.parallelism import Parallelism
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 from shardedmodel_runtime.storage.base import ObjectStore
@@ -32,13 +33,49 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     _add_store(parser, "storage", STORAGE_PREFIX)
 
 
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Add what loading takes, alone and in a pod; named as the fields of its configuration are."""
+    _add_layout(parser)
+    parser.add_argument(
+        "--endpoint-url",
+        metavar="URL",
+        help="S3-compatible server of the layout; credentials: the usual AWS variables and files",
+    )
+    parser.add_argument("--region", metavar="R", help="region of the layout")
+    parser.add_argument(
+        "--concurrency", type=int, metavar="N", help="most ranged reads in flight, of each rank"
+    )
+    parser.add_argument(
+        "--deadline-seconds", type=float, metavar="S", help="longest time that a load may take"
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="folder on the node that keeps verified objects"
+    )
+    parser.add_argument(
+        "--cache-bytes", type=int, metavar="B", help="most bytes of the cache; default: its disk"
+    )
+
+
+def given(arguments: argparse.Namespace, options: type[Options]) -> dict[str, Any]:
+    """Take what was given of a configuration's fields; the others keep their defaults."""
+    return {
+        name: value
+        for name, value in vars(arguments).items()
+        if name in options.model_fields and value is not None
+    }
+
+
 def add_layout(parser: argparse.ArgumentParser, *, is_source: bool = False) -> None:
     """Add a layout's own address; as a source where another one is made of it."""
-    parser.add_argument("layout", metavar="LAYOUT", help="layout: s3://…/HASH or file:///…/HASH")
+    _add_layout(parser)
     if is_source:
         _add_store(parser, "source", SOURCE_PREFIX)
     else:
         _add_store(parser, "storage", STORAGE_PREFIX)
+
+
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("layout", metavar="LAYOUT", help="layout: s3://…/HASH or file:///…/HASH")
 
 
 def _add_store(parser: argparse.ArgumentParser, name: str, prefix: str) -> None:

@@ -26,28 +26,14 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; their names are those of ``ModelLoadConfig``."""
-    parser.add_argument("layout", metavar="LAYOUT", help="layout: s3://…/HASH or file:///…/HASH")
-    parser.add_argument(
-        "--endpoint-url",
-        metavar="URL",
-        help="S3-compatible server of the layout; credentials: the usual AWS variables and files",
-    )
-    parser.add_argument("--region", metavar="R", help="region of the layout")
+    common.add_loading(parser)
     parser.add_argument("--device", metavar="D", help="auto, cpu or cuda; default auto")
-    parser.add_argument("--concurrency", type=int, metavar="N", help="most ranged reads in flight")
-    parser.add_argument(
-        "--deadline-seconds", type=float, metavar="S", help="longest time that the load may take"
-    )
     parser.add_argument(
         "--join-timeout-seconds",
         type=common.seconds,
         default=LAUNCH_TIMEOUT_SECONDS,
         metavar="S",
         help="how long to wait for the other ranks; default %(default).0f",
-    )
-    parser.add_argument("--cache", metavar="DIR", help="folder that keeps verified objects")
-    parser.add_argument(
-        "--cache-bytes", type=int, metavar="B", help="most bytes of the cache; default: its disk"
     )
     parser.add_argument(
         "--share-common",
@@ -67,12 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     from shardedmodel_runtime.rank.group import leave
     from shardedmodel_runtime.rank.launch import Launch, load_group
 
-    given = {
-        name: value
-        for name, value in vars(arguments).items()
-        if name in ModelLoadConfig.model_fields and value is not None
-    }
-    config = ModelLoadConfig.parse(given | Launch.from_environment().model_dump())
+    config = ModelLoadConfig.parse(
+        common.given(arguments, ModelLoadConfig) | Launch.from_environment().model_dump()
+    )
     try:
         _, group = load_group(config, join_timeout_seconds=arguments.join_timeout_seconds)
         if config.rank == 0:
