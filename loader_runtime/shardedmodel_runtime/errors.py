@@ -27,7 +27,10 @@ which ends as the reason of a condition in the resource's status.
 from __future__ import annotations
 
 import signal
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 FOREIGN_TEXT_LIMIT = 200
 """Characters kept of a text that is not ours (a server's answer, a header): enough to recognise
@@ -143,3 +146,14 @@ def excerpt(text: str, limit: int = FOREIGN_TEXT_LIMIT) -> str:
     """Shorten a foreign text to one printable line of at most ``limit`` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * limit]).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def first_problem(error: ValidationError) -> tuple[str, str, object]:
+    """Take the first problem out of pydantic's error.
+
+    Returns:
+        The field's path, empty where the whole is wrong; what is wrong; and what was given.
+    """
+    first = error.errors(include_url=False)[0]
+    field = excerpt(".".join(str(part) for part in first["loc"]))
+    return field, excerpt(first["msg"].removeprefix("Value error, ")), first["input"]

@@ -23,7 +23,7 @@ from shardedmodel_runtime.naming import (
     is_layout_name,
 )
 from shardedmodel_runtime.storage.base import ObjectStore
-from shardedmodel_runtime.storage.uri import join_uri
+from shardedmodel_runtime.storage.uri import join_uri, last_part
 
 DELETED_KEY = "manifest.deleted.json"
 """What the manifest said, while its objects are being deleted."""
@@ -48,7 +48,7 @@ def delete_layout(store: ObjectStore) -> int:
     try:
         manifest = Manifest.parse(begun, join_uri(store.uri, MANIFEST_KEY))
     except LayoutError:
-        if not is_layout_name(_folder_name(store)):
+        if not is_layout_name(last_part(store.uri)):
             raise
         return _delete_unreadable(store)
     _require_own_folder(store, manifest)
@@ -74,7 +74,7 @@ def _delete_unreadable(store: ObjectStore) -> int:
 
 
 def _delete_unfinished(store: ObjectStore) -> int:
-    if not is_layout_name(_folder_name(store)):
+    if not is_layout_name(last_part(store.uri)):
         return 0
     keys = {key for key in _found(store, store.folders()) if is_layout_key(key)}
     _delete_all(store, keys)
@@ -95,17 +95,13 @@ def _read(store: ObjectStore, key: str) -> bytes | None:
 
 
 def _require_own_folder(store: ObjectStore, manifest: Manifest) -> None:
-    folder = _folder_name(store)
+    folder = last_part(store.uri)
     if folder != manifest.layout_hash:
         raise LayoutError(
             f"{store.uri}: the folder is not named {manifest.layout_hash}, as its manifest says; "
             f"nothing of {excerpt(folder)!r} is deleted. Remove what has a name of its own, "
             "such as what ranks saved, with the tools of its store"
         )
-
-
-def _folder_name(store: ObjectStore) -> str:
-    return store.uri.rstrip("/").rpartition("/")[2]
 
 
 def _found(store: ObjectStore, folders: Iterable[str]) -> Iterator[str]:

@@ -15,7 +15,13 @@ from typing import Self
 import numpy as np
 from pydantic import ValidationError, model_validator
 
-from shardedmodel_runtime.errors import LayoutError, LayoutNotFound, NotFound, Unavailable, excerpt
+from shardedmodel_runtime.errors import (
+    LayoutError,
+    LayoutNotFound,
+    NotFound,
+    Unavailable,
+    first_problem,
+)
 from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestContent
 from shardedmodel_runtime.layout.placement import (
     PlacedTensor,
@@ -34,7 +40,7 @@ from shardedmodel_runtime.parallelism import RankCoordinate
 from shardedmodel_runtime.sharding.cuts import LocalPiece, TensorCut
 from shardedmodel_runtime.sharding.rules import Rule
 from shardedmodel_runtime.storage.base import ObjectStore
-from shardedmodel_runtime.storage.uri import join_uri
+from shardedmodel_runtime.storage.uri import join_uri, last_part
 from shardedmodel_runtime.storage.waiting import within
 
 BLOCK_BYTES = 16 * 1024 * 1024
@@ -143,18 +149,16 @@ class Manifest(ManifestContent):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise LayoutError(f"{where}: {_first_problem(error)}") from error
+            raise LayoutError(f"{where}: {_problem(error)}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = excerpt(first["msg"].removeprefix("Value error, "))
+def _problem(error: ValidationError) -> str:
+    field, message, _ = first_problem(error)
     if field == "version":
         message = f"this release reads version {LAYOUT_FORMAT_VERSION} of {LAYOUT_FORMAT} only"
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
-    return f"{excerpt(field)}: {message}{more}" if field else f"{message}{more}"
+    return f"{field}: {message}{more}" if field else f"{message}{more}"
 
 
 def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) -> Manifest:
@@ -173,7 +177,7 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
             is named after; a layout that was given a name of its own may be any.
     """
     where = join_uri(store.uri, MANIFEST_KEY)
-    name = store.uri.rpartition("/")[2]
+    name = last_part(store.uri)
     try:
         data = _in_time(store, where, within_seconds)
     except NotFound as error:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shardedmodel_runtime.errors import ConfigurationError, excerpt
+from shardedmodel_runtime.errors import ConfigurationError, excerpt, first_problem
 from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
+from shardedmodel_runtime.storage.uri import last_part
 
 DEFAULT_CONCURRENCY = 64
 """Most ranged reads in flight: one S3 connection gives some 85 MB/s, so as many fill a 40 Gb/s
@@ -51,7 +52,9 @@ class Options(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigurationError(_first_problem(error)) from error
+            field, message, given = first_problem(error)
+            where = f"{field}: {excerpt(repr(given), 80)}: " if field else ""
+            raise ConfigurationError(f"{where}{message}") from error
 
 
 class ModelLoadConfig(Options):
@@ -160,11 +163,4 @@ def seconds_until(deadline: float | None) -> float | None:
 
 def layout_hash_of(uri: str) -> str:
     """Give a layout's name: the last part of its address, as far as a report takes it."""
-    return uri.rstrip("/").rpartition("/")[2][:64]
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = excerpt(first["msg"].removeprefix("Value error, "))
-    return f"{excerpt(field)}: {excerpt(repr(first['input']), 80)}: {message}" if field else message
+    return last_part(uri)[:64]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from shardedmodel_runtime.errors import NotFound, Unavailable
+from shardedmodel_runtime.errors import Unavailable
 from shardedmodel_runtime.storage.base import CountingStore, checked_key
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3_clock import ServerClock
@@ -15,6 +15,7 @@ from shardedmodel_runtime.storage.s3_errors import (
     error_code,
     http_status,
     may_be_expired,
+    no_bucket,
     translate,
 )
 from shardedmodel_runtime.storage.uri import StoreUri
@@ -61,9 +62,7 @@ class S3Bucket(CountingStore):
             if http_status(error) == 409 and error_code(error) == "ConditionalRequestConflict":
                 raise Unavailable(f"{self._where(key)}: written by two at once") from error
             if operation == "head_bucket" and http_status(error) == 404:
-                raise NotFound(
-                    f"{self._where(key)}: the bucket does not exist; create it or correct the uri"
-                ) from error
+                raise no_bucket(self._where(key)) from error
             raise translate(error, self._where(key)) from error
         except (BotoCoreError, OSError) as error:
             raise translate(error, self._where(key)) from error

@@ -119,6 +119,11 @@ def translate(error: BotoCoreError | ClientError | OSError, where: str) -> Shard
     return StorageError(f"{where}: {excerpt(str(error))}")
 
 
+def no_bucket(where: str) -> NotFound:
+    """Make our error of a bucket that is not there."""
+    return NotFound(f"{where}: the bucket does not exist; create it or correct the uri")
+
+
 def unreachable(text: str, where: str) -> StorageError:
     """Make our error of a server that did not answer, by what botocore says of it.
 
@@ -136,7 +141,7 @@ def _translate_answer(error: ClientError, where: str) -> ShardedModelError:
     code, status = error_code(error), http_status(error)
     answer = f"{code or status}: {excerpt(str(error.response.get('Error', {}).get('Message', '')))}"
     if code == "NoSuchBucket":
-        return NotFound(f"{where}: the bucket does not exist; create it or correct the uri")
+        return no_bucket(where)
     if status == 404:
         return NotFound(f"{where}: the object does not exist in its bucket")
     if status == 412:

@@ -72,6 +72,11 @@ def _parse_file(text: str, rest: str) -> StoreUri:
     return StoreUri("file", "", f"/{path}")
 
 
+def last_part(uri: str) -> str:
+    """Give what an address ends in: the name of a layout's folder, say."""
+    return uri.rstrip("/").rpartition("/")[2]
+
+
 def join_uri(root: str, *parts: str) -> str:
     """Append path segments to a store's address."""
     return "/".join([root.rstrip("/"), *parts])

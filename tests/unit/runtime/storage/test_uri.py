@@ -5,7 +5,7 @@ import pytest
 from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
-from shardedmodel_runtime.storage.uri import StoreUri, join_uri, parse_uri
+from shardedmodel_runtime.storage.uri import StoreUri, join_uri, last_part, parse_uri
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,11 @@ def test_an_address_is_written_as_it_was_read(text: str) -> None:
 
 def test_segments_are_appended() -> None:
     assert join_uri("s3://bucket/", "a", "b") == "s3://bucket/a/b"
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a/b", "s3://bucket/a/b/", "file:///b"])
+def test_an_address_ends_in_a_name(uri: str) -> None:
+    assert last_part(uri) == "b"
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a", "file:///srv/models"])
