@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -73,6 +73,7 @@ class NodeCache:
         self.folder = folder
         self.error = ""
         self._hangs = False
+        self._warned = False
         self._limit = limit_bytes
         self._peers = frozenset(peers)
         try:
@@ -96,6 +97,21 @@ class NodeCache:
         """Ask the folder for nothing any more: its disk does not answer."""
         self._hangs = True
         self.fail(TimeoutError("its disk did not give an entry in time"))
+
+    def expect(self, items: Sequence[LayoutObject]) -> None:
+        """Warn once where each of the objects is too large for it, so that it keeps none."""
+        if self._limit is None or self.is_of_peers or self._warned:
+            return
+        smallest = min(item.bytes for item in items)
+        if smallest > self._limit:
+            self._warned = True
+            logger.warning(
+                "cache_bytes: %d: nothing is kept, as the smallest of this rank's objects has %d "
+                "bytes; give the cache room for all of them, %d bytes",
+                self._limit,
+                smallest,
+                sum(item.bytes for item in items),
+            )
 
     def keeps(self, item: LayoutObject) -> bool:
         """Whether ``item`` is one that the cache is for; what is not is waited for by nobody."""

@@ -171,6 +171,8 @@ class DistributedCheckpointLoader:
         def work() -> list[Arena]:
             with landings, stream:
                 self._cache = self._cache or _cache_of(self.config)
+                if self._cache is not None:
+                    self._cache.expect(items)
                 return self._gatherer(manifest, held, deadline).gather(items)
 
         left = seconds_until(deadline)

@@ -197,6 +197,34 @@ def test_an_object_beyond_the_limit_is_not_kept(layout: Layout, folder: Path) ->
     assert shard.report.cache_error == ""
 
 
+def test_a_cache_that_is_too_small_for_every_object_says_so_once(
+    layout: Layout, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = [item.bytes for item in layout.manifest.objects_of(0)]
+    config = ModelLoadConfig(
+        layout=layout.uri,
+        world_size=2,
+        device="cpu",
+        cache=str(folder),
+        cache_bytes=min(sizes) - 1,
+    )
+    loader = DistributedCheckpointLoader(config)
+    for _ in range(2):
+        loader.load(layout.manifest)
+    assert caplog.messages == [
+        f"cache_bytes: {min(sizes) - 1}: nothing is kept, as the smallest of this rank's objects "
+        f"has {min(sizes)} bytes; give the cache room for all of them, {sum(sizes)} bytes"
+    ]
+
+
+def test_a_cache_with_room_for_one_object_says_nothing(
+    layout: Layout, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    smallest = min(item.bytes for item in layout.manifest.objects_of(0))
+    load(layout, folder, cache_bytes=smallest)
+    assert caplog.messages == []
+
+
 def test_an_object_beyond_the_limit_is_waited_for_by_nobody(layout: Layout, folder: Path) -> None:
     cache = NodeCache(folder, None)
     _own, common = layout.manifest.objects_of(1)
