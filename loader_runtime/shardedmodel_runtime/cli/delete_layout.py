@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
+from shardedmodel_runtime.cli.progress import waiting_line
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.layout.deletion import delete_layout
 from shardedmodel_runtime.report import Failure
@@ -29,7 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
         ShardedModelError: it failed; the termination log says so.
     """
     try:
-        with common.opener(arguments, "storage")(arguments.layout) as store:
+        with (
+            common.opener(arguments, "storage")(arguments.layout) as store,
+            waiting_line(store, "the deletion"),
+        ):
             objects = delete_layout(store)
     except ShardedModelError as error:
         Failure.of(error).leave_in(arguments.termination_log)

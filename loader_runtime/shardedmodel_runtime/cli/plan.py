@@ -11,7 +11,7 @@ from itertools import groupby
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
-from shardedmodel_runtime.cli.progress import binary_size, megabytes
+from shardedmodel_runtime.cli.progress import binary_size, megabytes, waiting_line
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         allow_unmatched=True,  # nothing is made yet: it is shown, with a warning
     )
-    with common.opener(arguments, "source")(arguments.source) as store:
+    with (
+        common.opener(arguments, "source")(arguments.source) as store,
+        waiting_line(store, "the checkpoint's headers"),
+    ):
         metadata = CheckpointMetadata.read(store)
     overview = PlanOverview(distributor.plan(metadata), metadata.config)
     show(_to_json(overview, metadata) if arguments.json else _to_text(overview, metadata))

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
+from shardedmodel_runtime.storage.base import ObjectStore
+
 TERMINAL_SECONDS = 0.2
 """Between updates that rewrite one line."""
 LOG_SECONDS = 5.0
 """Between lines where each one stays, as in a pod's log."""
-
+CLEAR_LINE = "\r\x1b[K"
+"""What a terminal takes for an empty line (ECMA-48, "EL")."""
 
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
 """Up to the one that a GPU's memory is told in."""
@@ -24,10 +27,14 @@ class ProgressLine:
     Args:
         describe: one line of text; called in a thread of its own.
         stream: where to; stderr where None, so that stdout stays for results.
+        stays: whether a terminal shows it in the end; what was waited for is of no interest then.
     """
 
-    def __init__(self, describe: Callable[[], str], stream: TextIO | None = None) -> None:
+    def __init__(
+        self, describe: Callable[[], str], stream: TextIO | None = None, *, stays: bool = True
+    ) -> None:
         self._describe = describe
+        self._stays = stays
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._stopped = threading.Event()
@@ -45,16 +52,28 @@ class ProgressLine:
     ) -> None:
         self._stopped.set()
         self._thread.join()
-        if self._terminal:
+        if self._terminal and self._stays:
             self._show(end="\n")
+        elif self._terminal:
+            print(CLEAR_LINE, end="", file=self._stream, flush=True)
 
     def _run(self) -> None:
         while not self._stopped.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
             self._show(end="" if self._terminal else "\n")
 
     def _show(self, end: str) -> None:
-        start = "\r\x1b[K" if self._terminal else ""
+        start = CLEAR_LINE if self._terminal else ""
         print(f"{start}{self._describe()}", end=end, file=self._stream, flush=True)
+
+
+def waiting_line(store: ObjectStore, what: str) -> ProgressLine:
+    """Show what is waited for, and why it has not come: a store's retries take minutes."""
+
+    def line() -> str:
+        why = f", which failed: {store.last_failure}" if store.last_failure else ""
+        return f"waiting for {what} of {store.uri}{why}"
+
+    return ProgressLine(line, stays=False)
 
 
 class ByteCount:

@@ -8,8 +8,9 @@ from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.progress import ProgressLine
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.cli.running import print_summary, progress_line, stopped_by_signals
+from shardedmodel_runtime.cli.verify import read_with_progress
 from shardedmodel_runtime.layout.job import ShardJob, ShardRequest
-from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
+from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.resharding import LayoutSource
 from shardedmodel_runtime.sharding.plan import KEEP_DTYPE
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         StorageError: the layout cannot be read, or the storage not written.
     """
     with common.opener(arguments, "source")(arguments.layout) as layout:
-        manifest = read_manifest(layout)
+        manifest = read_with_progress(layout)
         source = LayoutSource(layout, manifest)
         job = ShardJob(
             _request(arguments, manifest),

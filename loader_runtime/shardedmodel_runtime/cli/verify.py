@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
-from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
+from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes, waiting_line
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.verification import Verification, verify_layout
@@ -46,12 +46,7 @@ def read_with_progress(store: ObjectStore) -> Manifest:
         LayoutError: there is none, or it cannot be used.
         StorageError: the store cannot be read.
     """
-
-    def line() -> str:
-        why = f", which failed: {store.last_failure}" if store.last_failure else ""
-        return f"waiting for the manifest of {store.uri}{why}"
-
-    with ProgressLine(line):
+    with waiting_line(store, "the manifest"):
         return read_manifest(store)
 
 
