@@ -11,7 +11,7 @@ import argparse
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
-from shardedmodel_runtime.cli.progress import megabytes
+from shardedmodel_runtime.cli.progress import decimal_size
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.logs import quieten_torch
 from shardedmodel_runtime.rank.options import LAUNCH_TIMEOUT_SECONDS
@@ -77,7 +77,7 @@ def _row(rank: RankReport) -> tuple[str, ...]:
     return (
         str(rank.rank),
         rank.device,
-        megabytes(rank.bytes),
+        decimal_size(rank.bytes),
         f"{rank.seconds:.3f}",
         f"{rank.bytes_per_second / 1e9:.2f}",
         f"{rank.phase_seconds.get('read', 0.0):.3f}",
@@ -87,7 +87,7 @@ def _row(rank: RankReport) -> tuple[str, ...]:
         str(rank.throttled),
         str(rank.hedges),
         str(rank.concurrency),
-        megabytes(rank.cache_bytes),
+        decimal_size(rank.cache_bytes),
         f"{rank.memory_ratio:.2f}",
     )
 
@@ -99,6 +99,6 @@ def _summary(group: GroupReport) -> str:
     skew = "" if group.load_skew is None else f", {group.load_skew:.2f} of the median"
     rate = total / slowest.seconds / 1e9 if slowest.seconds > 0 else 0.0
     return (
-        f"{len(ranks)} ranks, {megabytes(total)} verified in {slowest.seconds:.3f} s "
+        f"{len(ranks)} ranks, {decimal_size(total)} verified in {slowest.seconds:.3f} s "
         f"({rate:.2f} GB/s together); slowest: rank {slowest.rank}{skew}"
     )

@@ -11,7 +11,7 @@ from itertools import groupby
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
-from shardedmodel_runtime.cli.progress import binary_size, megabytes, waiting_line
+from shardedmodel_runtime.cli.progress import binary_size, decimal_size, waiting_line
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.sharding.cuts import TensorCut
 from shardedmodel_runtime.sharding.distributor import WeightDistributor
@@ -60,7 +60,7 @@ def _to_text(overview: PlanOverview, metadata: CheckpointMetadata) -> str:
     plan = overview.plan
     degrees = " x ".join(f"{kind} {degree}" for kind, degree in plan.parallelism.as_dict().items())
     lines = [
-        f"{plan.model_type}: {len(plan.cuts):,} tensors, {megabytes(metadata.total_bytes)} in "
+        f"{plan.model_type}: {len(plan.cuts):,} tensors, {decimal_size(metadata.total_bytes)} in "
         f"{len(metadata.objects)} files; {degrees}, dtype {plan.dtype}",
         "",
         *_group_lines(overview.groups),
@@ -68,7 +68,7 @@ def _to_text(overview: PlanOverview, metadata: CheckpointMetadata) -> str:
         *_rank_lines(overview, metadata),
         "",
         f"held whole by several ranks: {sum(group.count for group in overview.replicated):,} "
-        f"tensors, {megabytes(overview.replicated_bytes)}",
+        f"tensors, {decimal_size(overview.replicated_bytes)}",
         f"memory for each GPU: {binary_size(max(overview.rank_bytes))} of weights "
         f"(rank {overview.largest_rank}); caches and activations come on top",
         *(f"warning: {text}" for text in overview.warnings()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -19,6 +19,8 @@ CLEAR_LINE = "\r\x1b[K"
 
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB")
 """Up to the one that a GPU's memory is told in."""
+_DECIMAL_UNITS = ("B", "kB", "MB")
+"""Up to the one that files of weights are told in, which are compared with each other."""
 
 
 class ProgressLine:
@@ -91,10 +93,16 @@ class ByteCount:
 
 def binary_size(count: int) -> str:
     """Give bytes in the largest binary unit that they fill, as memory is sold."""
-    power = min(max(count.bit_length() - 1, 0) // 10, len(_BINARY_UNITS) - 1)
-    return f"{count / 1024**power:,.2f} {_BINARY_UNITS[power]}" if power else f"{count} B"
+    return _size(count, 1024, _BINARY_UNITS, digits=2)
 
 
-def megabytes(count: float) -> str:
-    """Give bytes in decimal megabytes, as storage is sold and rates are quoted."""
-    return f"{count / 1e6:,.1f} MB"
+def decimal_size(count: float) -> str:
+    """Give bytes in the largest decimal unit that they fill, as storage is sold and rates are."""
+    return _size(count, 1000, _DECIMAL_UNITS, digits=1)
+
+
+def _size(count: float, base: int, units: Sequence[str], *, digits: int) -> str:
+    power = 0
+    while power < len(units) - 1 and count >= base ** (power + 1):
+        power += 1
+    return f"{count / base**power:,.{digits if power else 0}f} {units[power]}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from shardedmodel_runtime.cli.output import show, show_error
-from shardedmodel_runtime.cli.progress import megabytes
+from shardedmodel_runtime.cli.progress import decimal_size
 from shardedmodel_runtime.errors import Terminated
 from shardedmodel_runtime.layout.job import ShardJob
 from shardedmodel_runtime.layout.uploads import asked_to_end
@@ -128,8 +128,8 @@ def progress_line(job: ShardJob) -> str:
         "" if progress.remaining_seconds is None else f", {progress.remaining_seconds:.0f} s left"
     )
     return (
-        f"{megabytes(progress.bytes_done)} of {megabytes(progress.bytes)} written, "
-        f"{megabytes(progress.bytes_per_second)}/s{left}"
+        f"{decimal_size(progress.bytes_done)} of {decimal_size(progress.bytes)} written, "
+        f"{decimal_size(progress.bytes_per_second)}/s{left}"
     )
 
 
@@ -137,13 +137,12 @@ def _describe(summary: ShardSummary) -> str:
     if not summary.complete:
         return f"worker {summary.worker} is done; others are not, so there is no manifest yet"
     verb = "found" if summary.reused else "made"
-    text = (
-        f"{verb} {summary.objects} objects, {megabytes(summary.bytes)}, in {summary.seconds:.1f} s"
-    )
+    size = decimal_size(summary.bytes)
+    text = f"{verb} {summary.objects} objects, {size}, in {summary.seconds:.1f} s"
     if summary.unmatched.tensors:
         examples = ", ".join(summary.unmatched.examples)
         text += (
             f"\nno rule matched {summary.unmatched.tensors} tensors of "
-            f"{megabytes(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
+            f"{decimal_size(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
         )
     return text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
-from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes
+from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, decimal_size
 from shardedmodel_runtime.cli.running import ended_by_sigterm
 from shardedmodel_runtime.cli.verify import read_with_progress, verify_with_progress
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         verified = verify_with_progress(store, manifest)
         verified.raise_if_broken()
         done = ByteCount()
-        with ProgressLine(lambda: f"{megabytes(done.bytes)} written"):
+        with ProgressLine(lambda: f"{decimal_size(done.bytes)} written"):
             files = unshard(
                 manifest, store, verified.digests, arguments.folder, progressed=done.add
             )

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
-from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, megabytes, waiting_line
+from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, decimal_size, waiting_line
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.layout.verification import Verification, verify_layout
@@ -56,7 +56,9 @@ def verify_with_progress(store: ObjectStore, manifest: Manifest) -> Verification
 
     def line() -> str:
         failed = f"; last failure: {store.last_failure}" if store.last_failure else ""
-        return f"{megabytes(done.bytes)} of {megabytes(manifest.total_bytes)} verified{failed}"
+        return (
+            f"{decimal_size(done.bytes)} of {decimal_size(manifest.total_bytes)} verified{failed}"
+        )
 
     with ProgressLine(line):
         return verify_layout(store, manifest, done.add)
@@ -67,7 +69,7 @@ def _print(result: Verification) -> None:
         print(f"error: {problem.reason}: {problem.key}: {problem.message}", file=sys.stderr)
     broken = len({problem.key for problem in result.problems})
     verdict = f"{broken} broken" if broken else "all as the manifest says"
-    show(f"{result.objects} objects, {megabytes(result.bytes)}: {verdict}")
+    show(f"{result.objects} objects, {decimal_size(result.bytes)}: {verdict}")
 
 
 def _to_json(uri: str, manifest: Manifest, result: Verification) -> str:

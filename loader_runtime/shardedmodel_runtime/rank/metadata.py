@@ -18,7 +18,7 @@ from shardedmodel_runtime.rank.store import DistError, Store
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of one value in the store: torch's store drops the connection on values of some tens of
-megabytes, which the manifests of large models are."""
+decimal_size, which the manifests of large models are."""
 POLL_SECONDS = 0.1
 """Between two looks whether rank 0 has published the manifest, and two attempts to look."""
 _KEY = "manifest"

@@ -14,7 +14,7 @@ import pytest
 import shardedmodel_runtime
 from shardedmodel_runtime import cli, process_one
 from shardedmodel_runtime.cli import COMMANDS, main
-from shardedmodel_runtime.cli.progress import ProgressLine, binary_size, megabytes
+from shardedmodel_runtime.cli.progress import ProgressLine, binary_size, decimal_size
 from shardedmodel_runtime.errors import AccessDenied, StorageError
 from shardedmodel_runtime.layout.job import ShardJob
 from shardedmodel_runtime.report import Failure, ShardSummary
@@ -342,7 +342,7 @@ def test_a_whole_layout_is_verified(
 ) -> None:
     uri = shard(checkpoint.uri, storage, 2)[2]
     assert main(["verify", uri]) == 0
-    assert "3 objects, 0.1 MB: all as the manifest says" in capsys.readouterr().out
+    assert re.match(r"3 objects, [0-9.]+ kB: all as the manifest says\n", capsys.readouterr().out)
 
 
 def flip_last_bit(uri: str) -> None:
@@ -445,7 +445,7 @@ def test_a_log_sees_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (91 * 10**6, "86.78 MiB")],
+    [(0, "0 B"), (1023, "1,023 B"), (1024, "1.00 KiB"), (91 * 10**6, "86.78 MiB")],
 )
 def test_a_size_of_memory_has_the_unit_that_it_fills(count: int, text: str) -> None:
     assert binary_size(count) == text
@@ -483,8 +483,12 @@ def test_a_file_in_place_of_a_checkpoints_folder_is_told(
     assert "config.json is a file; name the folder that it is in" in capsys.readouterr().err
 
 
-def test_megabytes_are_decimal() -> None:
-    assert megabytes(1_234_567_890) == "1,234.6 MB"
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1e6, "1.0 MB"), (1_234_567_890, "1,234.6 MB")],
+)
+def test_a_size_of_files_has_the_decimal_unit_that_it_fills(count: float, text: str) -> None:
+    assert decimal_size(count) == text
 
 
 def test_the_module_is_the_command() -> None:

@@ -283,7 +283,7 @@ def test_a_load_goes_to_its_device_whatever_torch_makes_tensors_on_by_default(
 
 
 def test_a_load_imports_nothing(tmp_path: Path) -> None:
-    """An import takes longer than a hundred megabytes do."""
+    """An import takes longer than a hundred decimal_size do."""
     layout = write_layout(tmp_path, world_size=1)
     program = (
         "import sys\n"
