@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -31,6 +32,7 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     else:
         value = _read_file(Path(text))
     try:
+        _require_names(value)
         document = json.dumps(value, default=_refuse)
         documents = _rules_adapter().validate_json(document, strict=True)
     except (ValueError, TypeError, RecursionError) as error:
@@ -81,15 +83,34 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise ConfigurationError(f"{where}: not YAML: {excerpt(str(error))}") from error
 
 
+def _require_names(value: object) -> None:
+    """See that fields have names: YAML takes dates and numbers for keys, which JSON lacks.
+
+    Raises:
+        TypeError: one has not.
+    """
+    for rule in value if isinstance(value, list) else ():
+        for name in rule if isinstance(rule, dict) else ():
+            if not isinstance(name, str):
+                _refuse(name)
+
+
 def _refuse(value: object) -> None:
     kind = type(value).__name__
-    raise TypeError(f"{excerpt(repr(value), 80)}: is a {kind} in YAML; put it in quotes")
+    raise TypeError(f"{excerpt(str(value), 80)}: is of type {kind} in YAML; put it in quotes")
+
+
+def _meant(name: str) -> str:
+    """Say which field a name that is none may stand for."""
+    names = [field.name for field in fields(Rule)]
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
 
 
 def _problem(error: Exception) -> str:
     if isinstance(error, RecursionError) or not isinstance(error, ValidationError | TypeError):
         return "an alias leads back to what it is part of; write the rules out"
-    if isinstance(error, TypeError):  # YAML has dates, and keys, that JSON lacks
+    if isinstance(error, TypeError):
         return excerpt(str(error))
     problems = error.errors(include_url=False)
     # A name that was mistyped is missing under its right one as well.
@@ -100,6 +121,5 @@ def _problem(error: Exception) -> str:
     number, *field = first["loc"]
     path = ".".join([f"[{number}]", *(str(part) for part in field)])
     if first["type"] == "extra_forbidden":
-        names = ", ".join(field.name for field in fields(Rule))
-        return f"{excerpt(path)}: is not a field of a rule; there are {names}"
+        return f"{excerpt(path)}: is not a field of a rule; {_meant(str(field[-1]))}"
     return f"{excerpt(path)}: {excerpt(repr(first['input']), 80)}: {excerpt(first['msg'])}"

@@ -61,7 +61,10 @@ def test_no_rules_are_none() -> None:
             '[{"match": "*", "strategy": "row", "dim": 1}]',
             r"\[0\]\.dim: is not a field of a rule; there are match, strategy",
         ),
-        ('[{"math": "x", "strategy": "row"}]', r"\[0\]\.math: is not a field of a rule"),
+        (
+            '[{"math": "x", "strategy": "row"}]',
+            r"\[0\]\.math: is not a field of a rule; did you mean match\?$",
+        ),
     ],
 )
 def test_a_rule_that_cannot_be_meant_is_refused_by_its_field(text: str, message: str) -> None:
@@ -74,7 +77,12 @@ def test_a_rule_that_cannot_be_meant_is_refused_by_its_field(text: str, message:
     [
         (b"- [", "not YAML"),
         (b"match: x", "give a list of rules"),
-        (b"- {match: 2026-11-22, strategy: row}", "is a date in YAML; put it in quotes"),
+        (b"- {match: 2026-11-22, strategy: row}", "2026-11-22: is of type date in YAML; put it in"),
+        (
+            b"- {2026-11-22: x, match: x, strategy: row}",
+            "2026-11-22: is of type date in YAML; put it in",
+        ),
+        (b"- {1: x, match: x, strategy: row}", "--rules: 1: is of type int in YAML; put it in"),
         (b"- &rule {match: x, strategy: row, ranges: *rule}", "an alias leads back"),
         (b"- {1: x, [2]: y}", "not YAML"),
         (b"- {match: !!python/object:os.system x, strategy: row}", "not YAML"),
