@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from shardedmodel_runtime.cli.output import show, show_error
@@ -79,7 +79,8 @@ def _not_waited_for(job: ShardJob, told: Callable[[Terminated], None]) -> Iterat
             return
         error = asked_to_end()
         told(error)
-        show_error(error)
+        with suppress(OSError):  # nobody reads it
+            show_error(error)
         os._exit(error.exit_code)  # threads that wait for a store would keep the interpreter
 
     # It is begun before it is needed: a signal's handler may come while a lock is held.

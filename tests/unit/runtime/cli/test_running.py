@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shardedmodel_runtime.cli import arguments, main, running
+from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.report import Failure
 from shardedmodel_runtime.storage.local import LocalStore, LocalWriter
 from shardedmodel_runtime.storage.options import StoreOptions
@@ -60,6 +61,16 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
     process.ended.set()
 
 
+def hang_at_each_part(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = LocalWriter.write_part
+
+    def hang(writer: LocalWriter, index: int, data: bytes | bytearray) -> None:
+        process.ask_and_hang()
+        write(writer, index, data)
+
+    monkeypatch.setattr(LocalWriter, "write_part", hang)
+
+
 def run(checkpoint: Checkpoint, tmp_path: Path) -> tuple[int, Failure, list[Path]]:
     """Shard; gives the exit code, the failure and the files that are left."""
     storage, log = tmp_path / "shards", tmp_path / "log"
@@ -72,17 +83,23 @@ def run(checkpoint: Checkpoint, tmp_path: Path) -> tuple[int, Failure, list[Path
 def test_a_job_that_waits_for_its_storage_is_ended_and_leaves_nothing(
     checkpoint: Checkpoint, tmp_path: Path, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = LocalWriter.write_part
-
-    def hang(writer: LocalWriter, index: int, data: bytes | bytearray) -> None:
-        process.ask_and_hang()
-        write(writer, index, data)
-
-    monkeypatch.setattr(LocalWriter, "write_part", hang)
+    hang_at_each_part(process, monkeypatch)
     code, failure, left = run(checkpoint, tmp_path)
     assert (process.codes, code) == ([143], 143)
     assert (failure.reason, failure.retryable) == ("Terminated", True)
     assert left == []
+
+
+def test_a_job_is_ended_also_where_nobody_reads_its_errors(
+    checkpoint: Checkpoint, tmp_path: Path, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(error: ShardedModelError) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(running, "show_error", refuse)
+    hang_at_each_part(process, monkeypatch)
+    assert run(checkpoint, tmp_path)[1].reason == "Terminated"
+    assert process.codes == [143]
 
 
 def test_a_job_that_waits_for_its_source_is_ended(
