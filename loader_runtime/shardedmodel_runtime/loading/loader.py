@@ -183,7 +183,8 @@ class DistributedCheckpointLoader:
         cache = f" and the cache's, {self.config.cache}" if self.config.cache else ""
         return Unavailable(
             f"the load did not end within its deadline: {progress.bytes_done} of {progress.bytes} "
-            f"bytes have come, and a file system answers no call; look at {self._store.uri}{cache}"
+            "bytes have come, and a call that it waits for does not return; look at "
+            f"{self._store.uri}{cache}"
         )
 
     @property

@@ -99,7 +99,7 @@ def test_memory_is_refused_while_a_load_hangs_that_had_not_begun_to_read(
     with monkeypatch.context() as patched:
         patched.setattr(Gatherer, "gather", hanging)
         patched.setattr(loader, "LAST_WORDS_SECONDS", 0.0)
-        with pytest.raises(Unavailable, match="a file system answers no call"):
+        with pytest.raises(Unavailable, match="a call that it waits for does not return"):
             DistributedCheckpointLoader(config(layout, deadline_seconds=0.1)).load(into=held)
     monkeypatch.setattr(landings, "ENDING_SECONDS", 0.01)
     with pytest.raises(Unavailable, match="into: 1 reads of an earlier load"):
