@@ -39,6 +39,7 @@ def test_every_command_does_what_is_said(tmp_path: Path) -> None:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PET_MASTER_PORT": str(free_port()),  # torchrun's own; it has one port otherwise
             "GLOO_SOCKET_IFNAME": "lo",
+            "PYTHONUNBUFFERED": "",  # two ranks print at once: each its lines in one piece
         },
         capture_output=True,
         text=True,
