@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.summary import markdown
-from benchmarks.trust import BUNDLE, trusting
 
 RECORDS = sorted((Path(__file__).parents[3] / "benchmarks").glob("loader-*.json"))
 
@@ -41,20 +39,3 @@ def test_neighbours_are_told_of_by_the_load_before_the_run(
         "scenes": {},
     }
     assert says in markdown(record, "loader-2020-02-29")
-
-
-def may_mount() -> bool:
-    command = ["unshare", "--mount", "true"]
-    return BUNDLE.exists() and subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
-
-
-@pytest.mark.skipif(not may_mount(), reason="needs root, and the system's bundle")
-def test_what_trusts_a_certificate_beside_the_systems_sees_both_and_the_rest_does_not(
-    tmp_path: Path,
-) -> None:
-    before = BUNDLE.read_bytes()
-    certificate = tmp_path / "cert.pem"
-    certificate.write_bytes(b"one more\n")
-    seen = subprocess.check_output([*trusting(certificate, tmp_path), "cat", str(BUNDLE)])
-    assert seen == before + b"one more\n"
-    assert BUNDLE.read_bytes() == before

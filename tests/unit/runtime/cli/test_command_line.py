@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import re
 import signal
@@ -14,8 +13,7 @@ import pytest
 import shardedmodel_runtime
 from shardedmodel_runtime import cli, process_one
 from shardedmodel_runtime.cli import COMMANDS, main
-from shardedmodel_runtime.cli.progress import ProgressLine, binary_size, decimal_size
-from shardedmodel_runtime.errors import AccessDenied, StorageError
+from shardedmodel_runtime.errors import AccessDenied
 from shardedmodel_runtime.layout.job import ShardJob
 from shardedmodel_runtime.report import Failure, ShardSummary
 from tests.builders.layout import Checkpoint, make_checkpoint, shard
@@ -416,79 +414,11 @@ def test_a_broken_layout_is_not_put_together(
     assert not (tmp_path / "out").exists()
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_sees_one_line_that_is_rewritten() -> None:
-    stream = Terminal()
-    with ProgressLine(lambda: "half done", stream):
-        pass
-    assert stream.getvalue() == "\r\x1b[Khalf done\n"
-
-
-def test_a_log_sees_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shardedmodel_runtime.cli.progress.LOG_SECONDS", 0.01)
-    told: list[None] = []
-    stream = io.StringIO()
-
-    def describe() -> str:
-        told.append(None)
-        return "half done"
-
-    with ProgressLine(describe, stream):
-        while not told:
-            pass
-    assert stream.getvalue().startswith("half done\n")
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (1023, "1,023 B"), (1024, "1.00 KiB"), (91 * 10**6, "86.78 MiB")],
-)
-def test_a_size_of_memory_has_the_unit_that_it_fills(count: int, text: str) -> None:
-    assert binary_size(count) == text
-
-
-def test_a_large_size_of_memory_is_in_gib() -> None:
-    assert binary_size(80 * 2**40) == "81,920.00 GiB"
-
-
-def shell(command: str) -> tuple[int, str]:
-    """Run the command's module in a shell; gives its exit code and what it said on stderr."""
-    module = f"{sys.executable} -m shardedmodel_runtime"
-    script = f"set -o pipefail; {module} {command}"
-    done = subprocess.run(["bash", "-c", script], check=False, capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
-def test_who_has_read_enough_ends_a_command_quietly(checkpoint: Checkpoint) -> None:
-    command = f"plan {checkpoint.uri} --tensor 2 --json | true"
-    assert shell(command) == (128 + signal.SIGPIPE, "")
-
-
-def test_a_result_that_finds_no_room_is_told(checkpoint: Checkpoint) -> None:
-    code, said = shell(f"plan {checkpoint.uri} --tensor 2 > /dev/full")
-    assert code == StorageError.exit_code
-    assert said == (
-        "error: StorageError: stdout: No space left on device; write the result elsewhere\n"
-    )
-
-
 def test_a_file_in_place_of_a_checkpoints_folder_is_told(
     checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", f"{checkpoint.uri}/config.json", "--tensor", "2"]) == 4
     assert "config.json is a file; name the folder that it is in" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1e6, "1.0 MB"), (1_234_567_890, "1,234.6 MB")],
-)
-def test_a_size_of_files_has_the_decimal_unit_that_it_fills(count: float, text: str) -> None:
-    assert decimal_size(count) == text
 
 
 def test_the_module_is_the_command() -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 from botocore.session import get_session
 
 from shardedmodel_runtime.errors import (
@@ -21,127 +17,11 @@ from shardedmodel_runtime.errors import (
     Throttled,
     Unavailable,
 )
-from shardedmodel_runtime.storage import s3, s3_writer
+from shardedmodel_runtime.storage import s3
 from shardedmodel_runtime.storage.options import Credentials, StoreOptions
 from shardedmodel_runtime.storage.reading import Cancelled, Reading
-from shardedmodel_runtime.storage.retry import RetryPolicy
-from shardedmodel_runtime.storage.s3 import S3Store
 from shardedmodel_runtime.storage.s3_client import make_client
-from shardedmodel_runtime.storage.s3_writer import S3Writer
-from shardedmodel_runtime.storage.uri import parse_uri
-
-CONTENT = bytes(range(100))
-
-
-class Answer(io.BytesIO):
-    """An answer to a ranged GET, whose body may end early, or fail at its end."""
-
-    def __init__(self, data: bytes, content_range: str, fails: bool = False) -> None:
-        super().__init__(data)
-        self.etag = '"e"'
-        self.content_range = content_range
-        self.size: int | None = len(data)
-        self.released = False
-        self._fails = fails
-
-    def readinto(self, into: Any) -> int:
-        count = super().readinto(into)
-        if count == 0 and self._fails:
-            raise Unavailable("connection reset")
-        return count
-
-    def stop(self) -> None:
-        """Nothing: it never blocks."""
-
-    def release(self) -> None:
-        self.released = True
-
-
-class Ranges:
-    """Answers each ranged GET with the next of the answers."""
-
-    def __init__(self, *answers: Answer | Exception) -> None:
-        self.answers = list(answers)
-        self.asked: list[dict[str, str]] = []
-
-    def get(
-        self, key: str, headers: dict[str, str], where: str, asks: Callable[[], None]
-    ) -> Answer:
-        assert key == "prefix/key"
-        asks()
-        self.asked.append(headers)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class Client:
-    """Answers each call with what the test put under the operation's name, in order."""
-
-    def __init__(self, **answers: list[Any]) -> None:
-        self.answers = answers
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-
-    @property
-    def meta(self) -> Any:
-        """Nothing is signed."""
-        return SimpleNamespace(events=SimpleNamespace(register=lambda *handler: None))
-
-    def __getattr__(self, operation: str) -> Callable[..., Any]:
-        def call(**arguments: Any) -> Any:
-            self.calls.append((operation, arguments))
-            answer = self.answers[operation].pop(0)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        return call
-
-
-def refusal(status: int, code: str, date: str = "") -> ClientError:
-    fields = {
-        "Error": {"Code": code, "Message": ""},
-        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {"date": date}},
-    }
-    return ClientError(fields, "Operation")
-
-
-def part(start: int, stop: int, *, sent: int | None = None, fails: bool = False) -> Answer:
-    """An answer to a ranged GET of ``[start, stop)`` of which ``sent`` bytes come."""
-    data = CONTENT[start:stop][:sent]
-    return Answer(data, f"bytes {start}-{stop - 1}/{len(CONTENT)}", fails)
-
-
-def beginning(stop: int, *, sent: int | None = None) -> dict[str, Any]:
-    """What a client answers to a request for ``[0, stop)`` of which ``sent`` bytes come."""
-    return {
-        "ContentLength": stop,
-        "ContentRange": f"bytes 0-{stop - 1}/{len(CONTENT)}",
-        "ETag": '"e"',
-        "Body": io.BytesIO(CONTENT[:stop][:sent]),
-    }
-
-
-def make(
-    monkeypatch: pytest.MonkeyPatch,
-    client: Client | None = None,
-    ranges: Ranges | None = None,
-    attempts: int = 3,
-) -> S3Store:
-    monkeypatch.setattr(s3, "make_client", lambda *arguments: client or Client())
-    monkeypatch.setattr(s3, "RangeReader", lambda *arguments: ranges)
-    retry = RetryPolicy(attempts=attempts, base_seconds=0, sleep=lambda seconds: None)
-    return S3Store(parse_uri("s3://bucket/prefix"), StoreOptions(), retry)
-
-
-def read(store: S3Store, start: int, stop: int, digest: str | None = None) -> bytes:
-    into = bytearray(stop - start)
-    store.read_range("key", start, memoryview(into), digest=digest)
-    return bytes(into)
+from tests.builders.s3 import CONTENT, Answer, Client, Ranges, beginning, make, part, read, refusal
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -343,123 +223,6 @@ def test_folders_are_the_prefixes_of_all_pages(monkeypatch: pytest.MonkeyPatch) 
         ]
     )
     assert make(monkeypatch, client).folders() == ["a", "b"]
-
-
-def test_a_lost_answer_to_the_completion_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client(
-        create_multipart_upload=[{"UploadId": "u"}],
-        upload_part=[{"ETag": "1"}, {"ETag": "2"}],
-        complete_multipart_upload=[refusal(500, "InternalError"), refusal(404, "NoSuchUpload")],
-        head_object=[{"ContentLength": 8, "ETag": '"e"'}],
-    )
-    writer = make(monkeypatch, client).open_writer("key", 8, 5)
-    writer.write_part(0, b"01234")
-    writer.write_part(1, b"567")
-    writer.commit()
-    writer.abort()
-    assert "abort_multipart_upload" not in [name for name, _ in client.calls]
-
-
-def test_an_upload_that_was_lost_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client(
-        create_multipart_upload=[{"UploadId": "u"}],
-        complete_multipart_upload=[refusal(404, "NoSuchUpload")],
-        head_object=[{"ContentLength": 3, "ETag": '"older"'}],
-    )
-    client.answers["upload_part"] = [{"ETag": "1"}]
-    writer = make(monkeypatch, client).open_writer("key", 8, 5)
-    writer.write_part(0, b"01234")
-    with pytest.raises(NotFound):
-        writer.commit()
-
-
-def test_parts_are_put_together_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client(
-        create_multipart_upload=[{"UploadId": "u"}],
-        upload_part=[{"ETag": "second"}, {"ETag": "first"}],
-        complete_multipart_upload=[{}],
-    )
-    writer = make(monkeypatch, client).open_writer("key", 8, 5)
-    writer.write_part(1, b"567")
-    writer.write_part(0, b"01234")
-    writer.commit()
-    parts = client.calls[-1][1]["MultipartUpload"]["Parts"]
-    assert [item["ETag"] for item in parts] == ["first", "second"]
-
-
-def begun(monkeypatch: pytest.MonkeyPatch, **answers: list[Any]) -> tuple[S3Writer, Client]:
-    """A multipart upload with one part of two, and what the server answers from then on."""
-    client = Client(
-        create_multipart_upload=[{"UploadId": "u"}], upload_part=[{"ETag": "1"}], **answers
-    )
-    writer = make(monkeypatch, client).open_writer("key", 8, 5)
-    writer.write_part(0, b"01234")
-    return writer, client
-
-
-def test_an_upload_is_aborted_until_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_writer, "ABORT_SECONDS", 0.0)
-    writer, client = begun(
-        monkeypatch,
-        abort_multipart_upload=[{}, {}],
-        list_parts=[{"Parts": [{"PartNumber": 1}]}, refusal(404, "NoSuchUpload")],
-    )
-    writer.abort()
-    writer.abort()
-    assert [name for name, _ in client.calls].count("abort_multipart_upload") == 2
-
-
-def test_who_may_abort_need_not_be_allowed_to_look(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    writer, _ = begun(
-        monkeypatch, abort_multipart_upload=[{}], list_parts=[refusal(403, "AccessDenied")]
-    )
-    writer.abort()
-    assert caplog.text == ""
-
-
-def test_an_abort_that_fails_is_only_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    writer, _ = begun(monkeypatch, abort_multipart_upload=[refusal(403, "AccessDenied")])
-    writer.abort()
-    assert "is left behind" in caplog.text
-
-
-def test_nothing_is_begun_before_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client()
-    make(monkeypatch, client).open_writer("key", 8, 5).abort()
-    assert client.calls == []
-
-
-def test_an_upload_that_is_just_being_begun_is_aborted_as_well(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    client = Client(abort_multipart_upload=[refusal(404, "NoSuchUpload")])
-    writer = make(monkeypatch, client).open_writer("key", 8, 5)
-    aborting = threading.Thread(target=writer.abort)
-
-    def begin(**arguments: Any) -> dict[str, Any]:
-        aborting.start()
-        return {"UploadId": "u"}
-
-    monkeypatch.setattr(client, "create_multipart_upload", begin, raising=False)
-    client.answers["upload_part"] = [{"ETag": "1"}]
-    writer.write_part(0, b"01234")
-    aborting.join()
-    assert ("abort_multipart_upload", "u") in [(n, a.get("UploadId")) for n, a in client.calls]
-
-
-def test_a_part_that_comes_after_the_abort_begins_no_upload(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    client = Client()
-    writer = make(monkeypatch, client).open_writer("key", 8, 5)
-    writer.abort()
-    with pytest.raises(StorageError, match="key: its upload was dropped"):
-        writer.write_part(0, b"01234")
-    assert client.calls == []
 
 
 def test_unfinished_uploads_under_the_prefix_are_dropped_page_by_page(
