@@ -1,9 +1,11 @@
 """What growth costs: the load of one rank by its bytes, and by its number of tensors.
 
 Run with ``make bench-loader``; writes ``growth-<date>.json`` and ``.png`` beside this file. Each
-load has a process of its own, forked where all is imported; from files safetensors' own
-``load_file`` takes turns with it. The checkpoints' weights are zeros, which a loader cannot tell
-from others; the layouts' files are real, and in the page cache as a load before has left them.
+load has a process of its own, forked where all is imported. Turns are taken from files with
+safetensors' own ``load_file``, and over the link with a load into the memory of an earlier one,
+which shows what the making of memory takes. The checkpoints' weights are zeros, which a loader
+cannot tell from others; the layouts' files are real, and in the page cache as a load before has
+left them.
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ import argparse
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from time import perf_counter, process_time
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from benchmarks import records
+from benchmarks.growth_summary import Case, Seconds, draw, summarize, table
 from benchmarks.link import GIGABITS, Link
 from benchmarks.nginx import Nginx
 from benchmarks.peers.files import safetensors
@@ -53,41 +55,6 @@ ROUNDS = 5
 """Loads of each case: two that are disturbed leave the median where it is."""
 BUCKET = "growth"
 LINK = f"a link of {GIGABITS} Gb/s"
-PEER = "safetensorsTakes"
-"""Name in the record: its seconds for the same files, as a multiple of manifest and load."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One layout behind one store.
-
-    Args:
-        scene: the cases that are compared with each other.
-        megabytes: of the rank's tensors.
-        tensors: how many they are.
-        uri: of the layout.
-        endpoint_url: of an S3 server; empty for files.
-    """
-
-    scene: str
-    megabytes: int
-    tensors: int
-    uri: str
-    endpoint_url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """One load: the manifest, read and checked; then everything until tensors are there.
-
-    ``cpu`` is what both together took of the cores, which other work on the machine changes least.
-    ``peer`` is what safetensors takes for the same files, every page touched; None where it cannot.
-    """
-
-    metadata: float
-    load: float
-    cpu: float
-    peer: float | None = None
 
 
 def make_layout(folder: Path, megabytes: int, tensors: int) -> str:
@@ -136,10 +103,13 @@ def cases(folder: Path, server: S3Server, linked: Nginx) -> list[Case]:
 
 
 def load_once(case: Case) -> Seconds:
-    """Load in a process of its own, and by the peer in another."""
-    if case.endpoint_url:
-        return _in_process(_load, case)
-    return replace(_after_a_first(_load, case), peer=_after_a_first(_load_by_peer, case))
+    """Load in a process of its own, and in another by what it is compared with."""
+    if not case.endpoint_url:
+        return replace(_after_a_first(_load, case), peer=_after_a_first(_load_by_peer, case))
+    seconds = _in_process(_load, case)
+    if not case.scene.startswith("bytes"):
+        return seconds
+    return replace(seconds, held=_in_process(_load_into_held_memory, case))
 
 
 def _after_a_first(work: Callable[[Case], T], case: Case) -> T:
@@ -163,6 +133,13 @@ def _load(case: Case) -> Seconds:
     shard = DistributedCheckpointLoader(config).load(manifest)
     assert len(shard.state_dict) == case.tensors
     return Seconds(metadata, shard.report.seconds, process_time() - began_cpu)
+
+
+def _load_into_held_memory(case: Case) -> float:
+    config = ModelLoadConfig(layout=case.uri, endpoint_url=case.endpoint_url, device="cpu")
+    with open_layout(config) as store:
+        loader = DistributedCheckpointLoader(config, store=store)
+        return loader.load(into=loader.load()).report.seconds
 
 
 def _load_by_peer(case: Case) -> float:
@@ -194,84 +171,6 @@ def take_turns(all_cases: Sequence[Case], rounds: int) -> dict[Case, list[Second
             if number:
                 results[case].append(seconds)
     return results
-
-
-def summarize(results: Mapping[Case, Sequence[Seconds]]) -> dict[str, list[dict[str, Any]]]:
-    """Give each scene's figures, from its smallest case to its largest.
-
-    ``safetensorsTakes`` so many times as long as manifest and load, in turns with them.
-    ``ofTheFirst`` compares the load's seconds for each GB with the scene's first case, round by
-    round. ``cpuMicrosecondsPerTensor`` is what tensors beyond those of the first case add.
-    """
-    scenes: dict[str, list[dict[str, Any]]] = {}
-    firsts: dict[str, tuple[Case, Sequence[Seconds]]] = {}
-    for case, runs in results.items():
-        first, first_runs = firsts.setdefault(case.scene, (case, runs))
-        figures: dict[str, Any] = {
-            "megabytes": case.megabytes,
-            "tensors": case.tensors,
-            "metadataSeconds": _places(run.metadata for run in runs),
-            "loadSeconds": _places(run.load for run in runs),
-            "cpuSeconds": _places(run.cpu for run in runs),
-            "secondsPerGigabyte": _places(run.load / case.megabytes * 1e3 for run in runs),
-            "ofTheFirst": _places(
-                (run.load / case.megabytes) / (other.load / first.megabytes)
-                for run, other in zip(runs, first_runs, strict=True)
-            ),
-        }
-        peers = [run.peer / (run.metadata + run.load) for run in runs if run.peer is not None]
-        if peers:
-            figures[PEER] = _places(peers)
-        if case.tensors > first.tensors and case.megabytes == first.megabytes:
-            pairs = zip(runs, first_runs, strict=True)
-            added = median(run.cpu - other.cpu for run, other in pairs)
-            each = added / (case.tensors - first.tensors)
-            figures["cpuMicrosecondsPerTensor"] = round(each * 1e6, 2)
-        scenes.setdefault(case.scene, []).append(figures)
-    return scenes
-
-
-def _places(values: Iterable[float]) -> dict[str, float]:
-    """Give the spread to four places: manifests of few tensors take less than a millisecond."""
-    return records.spread(values, places=4)
-
-
-def draw(scenes: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw the seconds of manifest and load by what grows."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    size = (4 * len(scenes), 4)
-    figure, axes = pyplot.subplots(1, len(scenes), figsize=size, layout="tight", squeeze=False)
-    for axis, (scene, rows) in zip(axes[0], scenes.items(), strict=True):
-        grows = "megabytes" if scene.startswith("bytes") else "tensors"
-        across = [row[grows] for row in rows]
-        for name, label in (("loadSeconds", "load"), ("metadataSeconds", "manifest")):
-            axis.plot(across, [row[name]["median"] for row in rows], marker="o", label=label)
-        axis.set(title=scene, xlabel=grows, ylabel="seconds", xscale="log", yscale="log")
-        axis.legend()
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
-
-
-def table(scenes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Lay the medians out for people."""
-    lines = []
-    for scene, rows in scenes.items():
-        lines.append(f"{scene}:")
-        lines += [
-            f"{row['megabytes']:>7} MB {row['tensors']:>7} tensors  "
-            f"manifest {row['metadataSeconds']['median']:.4f} s  "
-            f"load {row['loadSeconds']['median']:.3f} s  "
-            f"cpu {row['cpuSeconds']['median']:.3f} s  "
-            f"{row['secondsPerGigabyte']['median']:.3f} s/GB  "
-            f"{row['ofTheFirst']['median']:.2f} of the first"
-            + (f"  safetensors {row[PEER]['median']:.2f} times as long" if PEER in row else "")
-            for row in rows
-        ]
-    return "\n".join(lines)
 
 
 def main() -> None:

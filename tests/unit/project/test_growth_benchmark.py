@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.growth import Case, Seconds, load_once, make_layout, summarize, table
+from benchmarks.growth import load_once, make_layout
+from benchmarks.growth_summary import Case, Seconds, summarize, table
 
 SMALL = Case("bytes", 100, 2, "file:///small")
 LARGE = Case("bytes", 400, 8, "file:///large")
@@ -44,6 +45,14 @@ def test_the_peer_is_compared_with_manifest_and_load_together() -> None:
     assert few["safetensorsTakes"]["median"] == 2
     assert "safetensorsTakes" not in many
     assert "safetensors 2.00 times as long" in table(summarize(runs))
+
+
+def test_loads_into_held_memory_are_told_by_the_gigabyte() -> None:
+    runs = {LARGE: [Seconds(0.0, 0.4, 0.4, held=0.2)], SMALL: [Seconds(0.0, 0.1, 0.1)]}
+    [large, small] = summarize(runs)["bytes"]
+    assert large["heldMemorySecondsPerGigabyte"]["median"] == 0.5
+    assert "heldMemorySecondsPerGigabyte" not in small
+    assert "0.500 s/GB into held memory" in table(summarize(runs))
 
 
 def test_a_case_tells_its_seconds_and_holds_its_tensors(tmp_path: Path) -> None:
