@@ -20,12 +20,7 @@ from shardedmodel_runtime.errors import (
     Unavailable,
     excerpt,
 )
-from shardedmodel_runtime.storage.base import (
-    ObjectInfo,
-    checked_key,
-    too_large,
-    too_short,
-)
+from shardedmodel_runtime.storage.base import ObjectInfo, checked_key, too_large, too_short
 from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
@@ -33,15 +28,8 @@ from shardedmodel_runtime.storage.s3_answers import digest_of, if_match, whole_s
 from shardedmodel_runtime.storage.s3_bucket import S3Bucket
 from shardedmodel_runtime.storage.s3_client import make_client, new_session
 from shardedmodel_runtime.storage.s3_clock import ServerClock
-from shardedmodel_runtime.storage.s3_errors import (
-    Unsupported,
-    http_status,
-)
-from shardedmodel_runtime.storage.s3_ranges import (
-    READ_TIMEOUT_SECONDS,
-    RangeAnswer,
-    RangeReader,
-)
+from shardedmodel_runtime.storage.s3_errors import Unsupported, http_status
+from shardedmodel_runtime.storage.s3_ranges import READ_TIMEOUT_SECONDS, RangeAnswer, RangeReader
 from shardedmodel_runtime.storage.s3_urls import SignedUrls
 from shardedmodel_runtime.storage.s3_writer import S3Writer, abort_upload
 from shardedmodel_runtime.storage.uri import StoreUri
