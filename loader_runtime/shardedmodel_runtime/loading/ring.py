@@ -104,8 +104,16 @@ class CudaCopier:
             return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> Copy:
-        """Queue the copy on the stream."""
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+        """Queue the copy on the stream.
+
+        Memory that a caller in inference mode took is written in that mode alone, which is each
+        thread's own.
+        """
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(self._stream),
+            torch.inference_mode(),
+        ):
             target.copy_(source, non_blocking=True)
             # Threads that wait for it sleep; by default they would spin, on cores that check bytes.
             ended = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]

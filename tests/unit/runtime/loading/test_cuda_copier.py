@@ -54,6 +54,14 @@ def test_a_copy_runs_on_the_copiers_stream_and_its_event_follows_it(calls: Magic
     ]
 
 
+@pytest.mark.usefixtures("calls")
+def test_memory_that_was_taken_in_inference_mode_is_copied_into_by_other_threads() -> None:
+    with torch.inference_mode():
+        memory = torch.zeros(4, dtype=torch.uint8)
+    CudaCopier(DEVICE).copy(torch.arange(2, dtype=torch.uint8), memory[2:])
+    assert memory.tolist() == [0, 0, 0, 1]
+
+
 def test_copies_wait_for_what_was_queued_on_held_memory_and_hold_it_until_they_ended(
     calls: MagicMock,
 ) -> None:
