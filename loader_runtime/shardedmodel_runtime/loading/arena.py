@@ -157,7 +157,18 @@ def callers_stream(device: torch.device) -> AbstractContextManager[object]:
     """
     if device.type == "cpu":
         return nullcontext()
-    return torch.cuda.stream(torch.cuda.current_stream(device))
+    return _working_on(device, torch.cuda.current_stream(device))
+
+
+@contextmanager
+def _working_on(device: torch.device, stream: torch.cuda.Stream) -> Iterator[None]:
+    """Make a device and a stream of it the current ones.
+
+    The device comes first: torch leaves a stream of another device by setting the former device,
+    which makes a context there, and it leaves a device without.
+    """
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        yield
 
 
 MakeArena = Callable[[int, torch.Tensor | None], Arena]

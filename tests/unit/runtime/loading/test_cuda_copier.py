@@ -96,13 +96,17 @@ def test_windows_are_pinned_for_the_copiers_device(
     ]
 
 
-def test_the_thread_that_loads_works_on_its_callers_stream(calls: MagicMock) -> None:
+def test_the_thread_that_loads_works_on_its_callers_stream_within_its_device(
+    calls: MagicMock,
+) -> None:
     with callers_stream(DEVICE):
         calls.work()
     assert calls.mock_calls == [
+        call.on_device(DEVICE),
         call.on_stream(calls.callers),
         call.work(),
         call.on_stream_left(),
+        call.on_device_left(),
     ]
 
 
