@@ -59,7 +59,7 @@ class Copier(Protocol):
 
 
 class CudaCopier:
-    """Copies on a stream of their own, beside what the caller queues on its stream.
+    """Copies on a stream of their own, beside what callers queue on theirs.
 
     Written by torch's documentation (notes/cuda, CUDA semantics), without a GPU at hand: the ring
     is tested with another copier, of this class only what calls it makes.
@@ -71,7 +71,7 @@ class CudaCopier:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _stream_of(device)
 
     def allocate(self, size: int) -> torch.Tensor:
         """Take memory of the caller's stream, where it will be used and freed.
@@ -123,6 +123,22 @@ class CudaCopier:
     def finish(self) -> None:
         """Wait for the stream, where errors of copies show as well."""
         self._stream.synchronize()
+
+
+_streams: dict[torch.device, torch.cuda.Stream] = {}
+_making = threading.Lock()
+
+
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """Give the stream of all loads' copies to a device.
+
+    It is one for all of them since nobody waits for the copies of a load that has failed: they end
+    before those that a later load queues into the same memory, and not after.
+    """
+    with _making:
+        if device not in _streams:
+            _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return _streams[device]
 
 
 class _CudaCopy:

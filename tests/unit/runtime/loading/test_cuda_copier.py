@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.loading import ring
 from shardedmodel_runtime.loading.arena import callers_stream
 from shardedmodel_runtime.loading.ring import CudaCopier
 
@@ -21,6 +22,7 @@ DEVICE = torch.device("cuda", 1)
 def calls(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
     """Every call, in order; ``stream`` is the copier's, ``callers`` the one of its caller."""
     log = MagicMock()
+    monkeypatch.setattr(ring, "_streams", {})
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: log.stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: log.callers)
     monkeypatch.setattr(torch.cuda, "Event", log.make_event)
@@ -60,6 +62,19 @@ def test_memory_that_was_taken_in_inference_mode_is_copied_into_by_other_threads
         memory = torch.zeros(4, dtype=torch.uint8)
     CudaCopier(DEVICE).copy(torch.arange(2, dtype=torch.uint8), memory[2:])
     assert memory.tolist() == [0, 0, 0, 1]
+
+
+def test_copies_of_all_loads_to_a_device_follow_each_other_and_other_devices_have_their_own(
+    calls: MagicMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: calls.streams[device.index])
+    for device in (DEVICE, torch.device("cuda", 0), DEVICE):
+        CudaCopier(device).copy(MagicMock(), MagicMock())
+    assert [entered.args[0] for entered in calls.on_stream.mock_calls] == [
+        calls.streams[1],
+        calls.streams[0],
+        calls.streams[1],
+    ]
 
 
 def test_copies_wait_for_what_was_queued_on_held_memory_and_hold_it_until_they_ended(
