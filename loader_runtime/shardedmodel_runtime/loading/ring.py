@@ -99,9 +99,20 @@ class CudaCopier:
         return held
 
     def window(self, size: int) -> torch.Tensor:
-        """Make pinned memory; without the device's name it might make a context on device 0."""
-        with torch.cuda.device(self._device):
-            return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
+        """Make pinned memory; without the device's name it might make a context on device 0.
+
+        Raises:
+            ConfigurationError: the host gives none.
+        """
+        try:
+            with torch.cuda.device(self._device):
+                return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
+        except RuntimeError as error:  # torch's own; OutOfMemoryError is of the device's memory
+            raise ConfigurationError(
+                f"device: the host gives no {size} bytes of pinned memory for {self._device} "
+                f"({excerpt(str(error))}); give the pod more memory, or load with a lower "
+                "concurrency"
+            ) from error
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> Copy:
         """Queue the copy on the stream.

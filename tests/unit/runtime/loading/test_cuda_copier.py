@@ -137,3 +137,12 @@ def test_a_device_without_room_is_an_error_that_names_it(
     monkeypatch.setattr(torch, "empty", calls.empty)
     with pytest.raises(ConfigurationError, match=r"cuda:1 has no room for an object of 4 bytes"):
         CudaCopier(DEVICE).allocate(4)
+
+
+def test_a_host_without_pinned_memory_is_an_error_that_says_what_to_do(
+    calls: MagicMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls.empty.side_effect = RuntimeError("CUDA error: out of memory")
+    monkeypatch.setattr(torch, "empty", calls.empty)
+    with pytest.raises(ConfigurationError, match=r"no 4 bytes of pinned memory for cuda:1 .*lower"):
+        CudaCopier(DEVICE).window(4)
