@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from shardedmodel_runtime.errors import (
     ConfigurationError,
@@ -276,7 +277,7 @@ def host_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
 
 def all_gather_bytes(data: bytes, group: dist.ProcessGroup | None) -> list[bytes]:
     """Exchange some bytes, at least one, with every rank of a group; in the order of ranks."""
-    device = "cuda" if dist.get_backend(group) == dist.Backend.NCCL else "cpu"
+    device = _device_of(group)
     count = dist.get_world_size(group)
     size = torch.tensor([len(data)], device=device)
     sizes = [torch.empty_like(size) for _ in range(count)]
@@ -289,3 +290,15 @@ def all_gather_bytes(data: bytes, group: dist.ProcessGroup | None) -> list[bytes
     return [
         part.cpu().numpy().tobytes()[: int(each)] for part, each in zip(parts, sizes, strict=True)
     ]
+
+
+def _device_of(group: dist.ProcessGroup | None) -> torch.device:
+    """Give the device whose tensors a group exchanges.
+
+    A group of NCCL that is bound to a device refuses those of others, and the current device is
+    the thread's own.
+    """
+    if dist.get_backend(group) != dist.Backend.NCCL:
+        return torch.device("cpu")
+    bound = (group or distributed_c10d._get_default_group()).bound_device_id
+    return bound or torch.device("cuda")
