@@ -84,9 +84,10 @@ class Cuda:
         self.name = torch.cuda.get_device_name(self._device)
 
     def forget(self) -> None:
-        """Empty torch's cache, so that each load asks the driver for its memory."""
+        """Empty torch's caches, so that each load asks the driver for its memory and windows."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
+        torch.accelerator.empty_host_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import MagicMock, call
 
 import pytest
 import torch
@@ -46,6 +47,22 @@ def test_without_cuda_it_says_what_it_needs_and_ends_with_2(
     assert gpu.main(["--output", str(tmp_path)]) == 2
     assert "no CUDA device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_load_finds_neither_device_memory_nor_pinned_memory_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = MagicMock()
+    monkeypatch.setattr(torch, "cuda", calls.cuda)
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", calls.empty_host_cache)
+    gpu.Cuda().forget()
+    device = torch.device("cuda", 0)
+    assert calls.mock_calls[1:] == [
+        call.cuda.synchronize(device),
+        call.cuda.empty_cache(),
+        call.empty_host_cache(),
+        call.cuda.reset_peak_memory_stats(device),
+    ]
 
 
 def test_windows_cover_every_byte_once() -> None:
