@@ -113,7 +113,9 @@ class DistributedCheckpointLoader:
             manifest: the layout's manifest where it is known already; else it is read first.
             into: an earlier load of a layout that is cut alike, whose memory is used again:
                 new weights come into the tensors that a model holds, and no memory is asked for.
-                When the load fails, what those tensors hold is undefined.
+                On a CUDA device they come after what was queued on the caller's current stream;
+                other streams are not waited for. When the load fails, what those tensors hold is
+                undefined until another load into them has ended well: bytes may still come.
             deadline: ``time.monotonic()`` by which it has to end, where it began with what is done
                 already; None: ``config.deadline_seconds`` from now.
 
