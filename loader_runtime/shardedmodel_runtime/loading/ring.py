@@ -189,8 +189,16 @@ class Ring:
         if window is None:
             return self._make()
         if copy is not None:
-            copy.wait()
+            self._await(copy, window)
         return window
+
+    def _await(self, copy: Copy, window: torch.Tensor) -> None:
+        """Wait for a window's last copy; one that failed leaves the window to the next."""
+        try:
+            copy.wait()
+        except BaseException:
+            self.give(window, copy)
+            raise
 
     def _make(self) -> torch.Tensor:
         """Make a window, outside the lock: registering its pages takes milliseconds."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from shardedmodel_runtime.loading.ring import DeviceArena, Ring
+from shardedmodel_runtime.loading.ring import Copy, DeviceArena, Ring
 
 
 class FakeCopy:
@@ -111,6 +112,16 @@ def test_what_failed_on_its_way_is_not_copied_and_gives_its_window_back() -> Non
         raise ValueError("bad block")
     fill(arena, 0, b"abcd")
     assert len(copier.copies) == 1
+
+
+def test_a_copy_that_failed_fails_every_read_that_needs_its_window() -> None:
+    ring = Ring(1, 4, FakeCopier())
+    copy = Mock(Copy)
+    copy.wait.side_effect = RuntimeError("CUDA error")
+    ring.give(ring.take(), copy)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            ring.take()
 
 
 def test_two_reads_of_the_same_bytes_have_windows_of_their_own() -> None:
