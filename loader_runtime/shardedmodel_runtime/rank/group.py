@@ -15,11 +15,14 @@ from shardedmodel_runtime.loading.sharing import drop
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.incarnations import Member
 from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
+from shardedmodel_runtime.storage.waiting import within
 
 ARRIVAL_POLL_SECONDS = 0.1
 """Between two looks whether all ranks have arrived."""
 FORM_TIMEOUT = timedelta(seconds=30)
 """For connecting ranks that are all there, and the barrier: a full mesh of 1,024 takes seconds."""
+NCCL_SECONDS = 120.0
+"""For NCCL to connect them and pass the barrier: a thousand ranks take tens of seconds."""
 COLLECTIVE_TIMEOUT = distributed_c10d.default_pg_timeout
 """For the entrypoint's own collectives: torch's default, 30 minutes."""
 NAMED_MISSING = 8
@@ -110,29 +113,50 @@ def form(
 ) -> None:
     """Make the incarnation's process group torch's default one, and pass a barrier in it.
 
+    NCCL waits for a peer that dies meanwhile without end, in a call that nothing interrupts. So it
+    connects in a thread that is left to itself, and the process has to end.
+
     Raises:
         FormingFailed: a rank that had arrived was not there any more.
+        GroupError: NCCL did not come back within ``NCCL_SECONDS``.
     """
     leave()  # the group may have changed just when it was formed
     # A failed attempt leaves this counter raised, which is part of the keys under which ranks
     # find each other; a process that is new would look elsewhere than one that tried before.
     distributed_c10d._world.group_count = 0
+    claim(device)  # for this thread, in which the entrypoint will run
+    own = PrefixStore(f"inc/{incarnation}/group", store)
+    failed = f"the group could not be formed at incarnation {incarnation}"
     try:
-        dist.init_process_group(
-            backend,
-            store=PrefixStore(f"inc/{incarnation}/group", store),
-            rank=member.rank,
-            world_size=member.world_size,
-            timeout=FORM_TIMEOUT,
-            device_id=claim(device),
+        within(
+            NCCL_SECONDS if backend == dist.Backend.NCCL else None,
+            lambda: _connect(member, own, backend, device),
+            lambda: GroupError(f"{failed}: {describe_hanging(member.world_size)}"),
         )
-        dist.barrier()
     except RuntimeError as error:  # torch's own: store, gloo and NCCL raise nothing narrower
         leave()
-        raise FormingFailed(
-            f"the group could not be formed at incarnation {incarnation}: {excerpt(str(error))}"
-        ) from error
+        raise FormingFailed(f"{failed}: {excerpt(str(error))}") from error
     distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT)
+
+
+def _connect(member: Member, store: Store, backend: str, device: torch.device) -> None:
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=member.rank,
+        world_size=member.world_size,
+        timeout=FORM_TIMEOUT,
+        device_id=claim(device),
+    )
+    dist.barrier()
+
+
+def describe_hanging(world_size: int) -> str:
+    """Say that NCCL does not come back, which names nobody."""
+    return (
+        f"NCCL has not connected its {world_size} ranks within {NCCL_SECONDS:.0f} s; one of them "
+        "has died or cannot be reached, so look at the other pods"
+    )
 
 
 def leave() -> None:

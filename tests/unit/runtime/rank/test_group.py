@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
+import torch
+import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from shardedmodel_runtime.errors import GroupError
@@ -48,3 +53,29 @@ def test_ranks_that_hold_one_manifest_are_all_there() -> None:
     manifest = metadata.broadcast(store, b"new")
     member(store, 1, manifest).arrive(store, 0, "here")
     arrive(store, member(store, 0, manifest), timeout_seconds=60)
+
+
+def test_nccl_that_waits_for_a_dead_peer_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    never = threading.Event()
+
+    def init_process_group(*_: Any, **__: Any) -> None:
+        never.wait()
+
+    monkeypatch.setattr(dist, "init_process_group", init_process_group)
+    monkeypatch.setattr(group, "NCCL_SECONDS", 0.1)
+    with pytest.raises(GroupError, match="incarnation 3: NCCL has not connected its 2 ranks"):
+        group.form(Member(0, 2), HashStore(), 3, "nccl", torch.device("cpu"))
+    never.set()
+
+
+def test_what_nccl_raises_is_raised_as_an_attempt_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init_process_group(*_: Any, **__: Any) -> None:
+        raise RuntimeError("NCCL error: unhandled system error")
+
+    monkeypatch.setattr(dist, "init_process_group", init_process_group)
+    with pytest.raises(group.FormingFailed, match="incarnation 3: NCCL error"):
+        group.form(Member(0, 2), HashStore(), 3, "nccl", torch.device("cpu"))
