@@ -62,7 +62,8 @@ class CudaCopier:
     """Copies on a stream of their own, beside what callers queue on theirs.
 
     Written by torch's documentation (notes/cuda, CUDA semantics), without a GPU at hand: the ring
-    is tested with another copier, of this class only what calls it makes.
+    is tested with another copier, of this class only what calls it makes. What it does on a
+    simulated device is told in ``docs/design/loading.md``.
 
     Args:
         device: a CUDA device with its index. Threads begin with device 0 as their current one, so
