@@ -16,6 +16,7 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.report import REPORT_PATH
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class ReportServer:
         metrics: gives the Prometheus text of ``/metrics``.
 
     Raises:
-        OSError: the port cannot be bound.
+        ConfigurationError: the port cannot be bound.
     """
 
     def __init__(
@@ -62,7 +63,13 @@ class ReportServer:
         metrics: Callable[[], str],
     ) -> None:
         answers = routes(report, ready, healthy, metrics)
-        self._server = _Server(port, handler_class(answers))
+        try:
+            self._server = _Server(port, handler_class(answers))
+        except OSError as error:
+            reason = excerpt(error.strerror or str(error))
+            raise ConfigurationError(
+                f"--port: cannot listen on {port}: {reason}; name another one, or 0 for any"
+            ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             args=(STOP_POLL_SECONDS,),

@@ -13,9 +13,9 @@ from shardedmodel_operator import __version__, logs
 from shardedmodel_operator.api import crd
 from shardedmodel_operator.check import check
 from shardedmodel_operator.cluster.client import Cluster
-from shardedmodel_operator.errors import OperatorError
 from shardedmodel_operator.reconciling.process import Operator
 from shardedmodel_operator.settings import Settings
+from shardedmodel_runtime.errors import ShardedModelError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.read(os.environ, _overrides(options))
         logs.configure(settings.log_level, settings.log_format)
         return _check(settings) if options.command == "check" else _run(settings)
-    except OperatorError as e:
+    except ShardedModelError as e:
         # Before the settings are known there is no logging; people and kubelet read stderr.
         print(f"shardedmodel-operator: {e.reason}: {e}", file=sys.stderr)
         return e.exit_code

@@ -111,7 +111,11 @@ def _worker_index(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _serving(port: int | None, job: ShardJob) -> Iterator[None]:
-    """Serve the Job's report while it runs, where a port is given."""
+    """Serve the Job's report while it runs, where a port is given.
+
+    Raises:
+        ConfigurationError: the port is in use.
+    """
     if port is None:
         yield
         return

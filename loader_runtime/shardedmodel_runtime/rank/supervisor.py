@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.http import ReportServer
 from shardedmodel_runtime.logs import quieten_torch
 from shardedmodel_runtime.process_one import is_init
@@ -127,14 +126,9 @@ class Supervisor:
 
     @contextmanager
     def _serving(self) -> Iterator[int]:
-        try:
-            server = ReportServer(
-                self._options.port, self.report, self.is_ready, self.is_healthy, self.metrics
-            )
-        except OSError as error:
-            raise ConfigurationError(
-                f"--port: cannot listen on {self._options.port}: {excerpt(str(error))}"
-            ) from error
+        server = ReportServer(
+            self._options.port, self.report, self.is_ready, self.is_healthy, self.metrics
+        )
         with server:
             yield server.port
 

@@ -95,7 +95,7 @@ class Operator:
 
         Raises:
             ClusterError: the resource is not served or may not be listed.
-            OSError: the port cannot be bound.
+            ConfigurationError: the port cannot be bound.
         """
         self._provide_threads()
         await asyncio.to_thread(self._check_served)

@@ -10,6 +10,7 @@ import pytest
 
 from shardedmodel_runtime.cli import main
 from shardedmodel_runtime.http import ReportServer
+from tests.builders.layout import make_checkpoint
 
 pytestmark = pytest.mark.integration
 
@@ -42,6 +43,20 @@ def test_a_pod_whose_port_is_taken_says_so(
         code = main(["rank", "file:///x/0123", "--port", port, "--termination-log", str(log)])
     assert (code, json.loads(log.read_text())["reason"]) == (2, "ConfigurationError")
     assert f"--port: cannot listen on {port}" in capsys.readouterr().err
+
+
+def test_a_job_whose_port_is_taken_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_checkpoint(tmp_path / "source", "bert").uri
+    storage = (tmp_path / "shards").as_uri()
+    with server() as taken:
+        port = str(taken.port)
+        assert main(["shard", source, storage, "--tensor", "2", "--port", port]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: ConfigurationError: --port: cannot listen on {port}: Address already in use; "
+        "name another one, or 0 for any"
+    )
 
 
 def test_a_wrong_argument_is_in_the_termination_log(tmp_path: Path) -> None:
