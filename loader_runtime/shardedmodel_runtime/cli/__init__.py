@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from shardedmodel_runtime import logs
-from shardedmodel_runtime.cli.output import abandon_stdout, show_error
+from shardedmodel_runtime.cli.output import abandon, prepare, show_error, tell
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.process_one import end_by_sigterm
 from shardedmodel_runtime.version import __version__
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; errors of ours are one line on stderr.
     """
     end_by_sigterm()
+    prepare()
     logs.configure()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else list(argv))
@@ -65,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_error(error)
         return error.exit_code
     except BrokenPipeError:
-        abandon_stdout()
+        abandon(sys.stdout)
         return 128 + signal.SIGPIPE  # what a shell reports of a process that the signal ended
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return 130
 
 

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
+from typing import TextIO
 
 from shardedmodel_runtime.errors import ShardedModelError, StorageError, excerpt
+
+
+def prepare() -> None:
+    """Let no stream keep a command from its work.
+
+    What stdout's encoding lacks is escaped, as it is on stderr; a stderr that was closed takes
+    everything and keeps nothing.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the process
 
 
 def show(text: str) -> None:
@@ -20,18 +34,30 @@ def show(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        abandon_stdout()
+        abandon(sys.stdout)
         reason = excerpt(error.strerror or str(error))
         raise StorageError(f"stdout: {reason}; write the result elsewhere") from error
 
 
+def tell(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
+    """Print a remark, on stderr where no stream is given; what it does not take is lost.
+
+    A log that nobody reads any more, or on a disk that is full, is no reason to end the work.
+    """
+    stream = stream or sys.stderr
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except OSError:
+        abandon(stream)
+
+
 def show_error(error: ShardedModelError) -> None:
-    """Print an error of ours on stderr."""
-    print(f"error: {error.reason}: {error.message}", file=sys.stderr, flush=True)
+    """Tell an error of ours."""
+    tell(f"error: {error.reason}: {error.message}")
 
 
-def abandon_stdout() -> None:
-    """Let what stdout still holds go nowhere: the interpreter would try to write it at its end."""
+def abandon(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere: the interpreter would write it at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

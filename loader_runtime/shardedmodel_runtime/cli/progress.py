@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
+from shardedmodel_runtime.cli.output import tell
 from shardedmodel_runtime.storage.base import ObjectStore
 
 TERMINAL_SECONDS = 0.2
@@ -57,7 +58,7 @@ class ProgressLine:
         if self._terminal and self._stays:
             self._show(end="\n")
         elif self._terminal:
-            print(CLEAR_LINE, end="", file=self._stream, flush=True)
+            tell(CLEAR_LINE, end="", stream=self._stream)
 
     def _run(self) -> None:
         while not self._stopped.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
@@ -65,7 +66,7 @@ class ProgressLine:
 
     def _show(self, end: str) -> None:
         start = CLEAR_LINE if self._terminal else ""
-        print(f"{start}{self._describe()}", end=end, file=self._stream, flush=True)
+        tell(f"{start}{self._describe()}", end=end, stream=self._stream)
 
 
 def waiting_line(store: ObjectStore, what: str) -> ProgressLine:

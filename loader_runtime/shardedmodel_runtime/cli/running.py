@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from shardedmodel_runtime.cli.output import show, show_error
+from shardedmodel_runtime.cli.output import show, show_error, tell
 from shardedmodel_runtime.cli.progress import decimal_size
 from shardedmodel_runtime.errors import Terminated
 from shardedmodel_runtime.layout.job import ShardJob
@@ -34,7 +33,7 @@ def print_summary(summary: ShardSummary, *, as_json: bool) -> None:
     if as_json:
         show(summary.to_json())
     else:
-        print(_describe(summary), file=sys.stderr)
+        tell(_describe(summary))
         show(summary.manifest_uri.removesuffix(f"/{MANIFEST_KEY}"))
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.output import show
+from shardedmodel_runtime.cli.output import show, tell
 from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, decimal_size, waiting_line
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
@@ -66,7 +65,7 @@ def verify_with_progress(store: ObjectStore, manifest: Manifest) -> Verification
 
 def _print(result: Verification) -> None:
     for problem in result.problems:
-        print(f"error: {problem.reason}: {problem.key}: {problem.message}", file=sys.stderr)
+        tell(f"error: {problem.reason}: {problem.key}: {problem.message}")
     broken = len({problem.key for problem in result.problems})
     verdict = f"{broken} broken" if broken else "all as the manifest says"
     show(f"{result.objects} objects, {decimal_size(result.bytes)}: {verdict}")

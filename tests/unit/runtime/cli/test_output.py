@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shardedmodel_runtime.errors import StorageError
+from shardedmodel_runtime.errors import NotFound, StorageError
+from tests.builders.checkpoint import bert_config, bert_shapes, write_checkpoint
 from tests.builders.layout import Checkpoint, make_checkpoint
 
 
@@ -37,3 +38,23 @@ def test_a_result_that_finds_no_room_is_told(checkpoint: Checkpoint) -> None:
     assert said == (
         "error: StorageError: stdout: No space left on device; write the result elsewhere\n"
     )
+
+
+@pytest.mark.parametrize("lost", ["2> /dev/full", "2>&-"])
+def test_errors_that_find_no_room_keep_nothing_from_its_work(
+    tmp_path: Path, checkpoint: Checkpoint, lost: str
+) -> None:
+    storage = (tmp_path / "shards").as_uri()
+    assert shell(f"shard {checkpoint.uri} {storage} --tensor 2 {lost}")[0] == 0
+    assert shell(f"plan {storage} --tensor 2 {lost}")[0] == NotFound.exit_code
+
+
+@pytest.mark.parametrize("command", ["load --help", "plan {uri} --tensor 2"])
+def test_what_an_encoding_lacks_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    config = bert_config()
+    shapes = {f"{name}.…": shape for name, shape in bert_shapes(config).items()}
+    write_checkpoint(tmp_path, config, shapes)
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert shell(command.format(uri=tmp_path.as_uri())) == (0, "")
