@@ -27,6 +27,8 @@ which ends as the reason of a condition in the resource's status.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -148,12 +150,21 @@ def excerpt(text: str, limit: int = FOREIGN_TEXT_LIMIT) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def meant(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """Say which of the names one that is none of them may stand for; else ``otherwise``."""
+    near = get_close_matches(name, list(names), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
 def first_problem(error: ValidationError) -> tuple[str, str, object]:
     """Take the first problem out of pydantic's error.
 
     Returns:
         The field's path, empty where the whole is wrong; what is wrong; and what was given.
     """
-    first = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A field that was mistyped is missing under its right name as well.
+    unknown = (problem for problem in problems if problem["type"] == "extra_forbidden")
+    first = next(unknown, problems[0])
     field = excerpt(".".join(str(part) for part in first["loc"]))
     return field, excerpt(first["msg"].removeprefix("Value error, ")), first["input"]

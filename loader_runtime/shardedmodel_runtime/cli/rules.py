@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
-from shardedmodel_runtime.errors import ConfigurationError, excerpt
+from shardedmodel_runtime.errors import ConfigurationError, excerpt, meant
 from shardedmodel_runtime.sharding.rules import Rule
 
 RULES_BYTES_LIMIT = 1024 * 1024
@@ -103,8 +102,7 @@ def _refuse(value: object) -> None:
 def _meant(name: str) -> str:
     """Say which field a name that is none may stand for."""
     names = [field.name for field in fields(Rule)]
-    near = get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    return meant(name, names, otherwise=f"there are {', '.join(names)}")
 
 
 def _problem(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shardedmodel_runtime.errors import ConfigurationError, excerpt, first_problem
+from shardedmodel_runtime.errors import ConfigurationError, excerpt, first_problem, meant
 from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 from shardedmodel_runtime.storage.uri import last_part
 
@@ -53,6 +53,9 @@ class Options(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             field, message, given = first_problem(error)
+            if field and field not in cls.model_fields:
+                known = f"there are {', '.join(cls.model_fields)}"
+                message = f"is not a field; {meant(field, cls.model_fields, known)}"
             where = f"{field}: {excerpt(repr(given), 80)}: " if field else ""
             raise ConfigurationError(f"{where}{message}") from error
 
@@ -152,7 +155,10 @@ class ModelLoadConfig(Options):
     @model_validator(mode="after")
     def _rank_is_in_the_group(self) -> Self:
         if self.rank >= self.world_size:
-            raise ValueError(f"rank {self.rank} is not in [0, {self.world_size}), the world_size")
+            raise ValueError(
+                f"rank: {self.rank} is not below world_size, {self.world_size}; ranks are counted "
+                "from 0"
+            )
         return self
 
 

@@ -38,6 +38,19 @@ def test_a_wrong_or_unknown_field_is_named_with_its_value(field: str, value: obj
     assert error.value.message.startswith(f"{field}: {value!r}: ")
 
 
+def test_a_misspelt_field_is_told_with_the_name_that_was_meant() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        ModelLoadConfig.parse({"lay_out": "file:///layout"})
+    assert error.value.message == (
+        "lay_out: 'file:///layout': is not a field; did you mean layout?"
+    )
+
+
+def test_a_field_like_none_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigurationError, match=r"'x': is not a field; there are layout, .*rank"):
+        config(zzz="x")
+
+
 def test_without_a_limit_a_load_has_no_deadline() -> None:
     assert seconds_until(config().deadline_from_now()) is None
 
@@ -53,5 +66,5 @@ def test_a_deadline_that_has_passed_leaves_nothing() -> None:
 
 
 def test_a_rank_outside_its_group_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"rank 2 is not in \[0, 2\)"):
+    with pytest.raises(ConfigurationError, match=r"rank: 2 is not below world_size, 2"):
         config(world_size=2, rank=2)
