@@ -12,10 +12,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from shardedmodel_runtime import logs
 from shardedmodel_runtime.cli.output import abandon, prepare, show_error, tell
-from shardedmodel_runtime.errors import ShardedModelError
+from shardedmodel_runtime.errors import ShardedModelError, excerpt, meant
 from shardedmodel_runtime.process_one import end_by_sigterm
 from shardedmodel_runtime.version import __version__
 
@@ -96,5 +97,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         if name == chosen:
             command = import_module(f"{__name__}.{name.replace('-', '_')}")
             command.add_arguments(subparser)
-            subparser.set_defaults(run=command.run)
-    return parser.parse_args(argv)
+            subparser.set_defaults(run=command.run, parser=subparser)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse(arguments.parser, unknown[0])
+    return arguments
+
+
+def _refuse(parser: argparse.ArgumentParser, unknown: str) -> NoReturn:
+    """End with the usage of the command itself, and the option that may have been meant."""
+    options = [each for action in parser._actions for each in action.option_strings]
+    near = meant(unknown.partition("=")[0], options)
+    parser.error(f"unrecognized argument: {excerpt(unknown)}" + (f"; {near}" if near else ""))

@@ -1,4 +1,4 @@
-"""What comes of a result that nobody reads, or that finds no room."""
+"""What comes of results and remarks that nobody reads, or that find no room."""
 
 from __future__ import annotations
 
