@@ -56,8 +56,10 @@ def parse_config(data: bytes) -> ModelConfig:
     """
     fields = _json_object(data, CONFIG_KEY)
     model_type = fields.get("model_type")
-    if not isinstance(model_type, str) or not model_type:
+    if model_type is None or model_type == "":
         raise CheckpointError(f"{CONFIG_KEY}: model_type is missing; it names the architecture")
+    if not isinstance(model_type, str):
+        raise CheckpointError(f"{CONFIG_KEY}: model_type {excerpt(repr(model_type))} is not a word")
     if len(model_type) > MAX_MODEL_TYPE_LENGTH or not model_type.isprintable():
         raise CheckpointError(f"{CONFIG_KEY}: model_type {excerpt(model_type)!r} is not a word")
     sources = [fields, *_nested(fields)]

@@ -23,6 +23,8 @@ LENGTH_BYTES = 8
 """The little-endian ``u64`` that a file begins with."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit; a longer header is hostile or broken."""
+GIT_LFS_BEGINNING = b"version https://git-lfs"
+"""Of the text that a clone without Git LFS has in place of a large file."""
 MAX_NAME_LENGTH = 1024
 """Longest tensor name: several times the longest of published checkpoints.
 
@@ -67,10 +69,16 @@ def header_length(prefix: bytes | bytearray, file_size: int, *, name: str = "fil
     """
     if file_size < LENGTH_BYTES or len(prefix) < LENGTH_BYTES:
         raise InvalidSafetensors(f"{name}: {file_size} bytes are too few for a safetensors file")
+    if prefix.startswith(GIT_LFS_BEGINNING):
+        raise InvalidSafetensors(
+            f"{name}: is a pointer of Git LFS, not the weights; fetch them by `git lfs pull`, and "
+            "upload the file again"
+        )
     (length,) = struct.unpack("<Q", prefix[:LENGTH_BYTES])
     if length > MAX_HEADER_BYTES:
         raise InvalidSafetensors(
-            f"{name}: header length {length} is above the format's limit of {MAX_HEADER_BYTES}"
+            f"{name}: header length {length} is above the format's limit of {MAX_HEADER_BYTES}; "
+            "it is no safetensors file, or a broken one"
         )
     if LENGTH_BYTES + length > file_size:
         raise InvalidSafetensors(

@@ -43,7 +43,7 @@ def test_a_nested_text_configuration_answers_what_the_top_does_not() -> None:
         (b"[]", "not a JSON object"),
         (b"{", "not valid JSON"),
         (config(hidden_size=1), "model_type is missing"),
-        (config(model_type=7), "model_type is missing"),
+        (config(model_type=7), "model_type 7 is not a word"),
         (config(model_type="x" * 129), "model_type 'x.*is not a word"),
         (config(model_type="a\nb"), "model_type 'a b' is not a word"),
         (b'{"model_type": "a", "model_type": "b"}', "stands twice"),

@@ -119,6 +119,8 @@ def test_a_header_that_lies_is_refused_by_name(case: str) -> None:
         (b"", 0, "too few"),
         (b"\0" * 7, 7, "too few"),
         (struct.pack("<Q", MAX_HEADER_BYTES + 1), 2**40, "above the format's limit"),
+        (b"<html>not found</html>", 22, "it is no safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", 130, "by `git lfs pull`"),
         (struct.pack("<Q", 100) + b"{}", 10, "past the end"),
         (struct.pack("<Q", 100) + b"{}", 108, "only 2 of"),
     ],
