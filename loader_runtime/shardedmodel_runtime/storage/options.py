@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from shardedmodel_runtime.errors import AccessDenied, ConfigurationError, excerpt
+from shardedmodel_runtime.storage.uri import KEY_PAIR
 
 KEY_VARIABLE = "AWS_ACCESS_KEY_ID"
 SECRET_VARIABLE = "AWS_SECRET_ACCESS_KEY"
@@ -51,7 +52,7 @@ class StoreOptions:
 
     def __post_init__(self) -> None:
         if "@" in self.endpoint_url:  # never repeated: what stands before it is likely a key
-            raise ConfigurationError("endpointUrl: holds credentials; put them in a Secret")
+            raise ConfigurationError(f"endpointUrl: holds credentials; give {KEY_PAIR}")
         if self.endpoint_url and not _ENDPOINT.fullmatch(self.endpoint_url):
             raise ConfigurationError(
                 f"endpointUrl: {excerpt(self.endpoint_url)!r} is no server's address; "
@@ -88,7 +89,7 @@ class StoreOptions:
             missing = SECRET_VARIABLE if key else KEY_VARIABLE
             raise AccessDenied(
                 f"{prefix}{missing} is not set while its counterpart is; "
-                f"the Secret must hold both {KEY_VARIABLE} and {SECRET_VARIABLE}"
+                f"give both, {KEY_PAIR}"
             )
         token = found.get(prefix + OLD_TOKEN_VARIABLE) or found.get(prefix + TOKEN_VARIABLE, "")
         credentials = Credentials(key, secret, token) if key else None

@@ -30,6 +30,7 @@ from shardedmodel_runtime.errors import (
 )
 from shardedmodel_runtime.storage.base import TooShort
 from shardedmodel_runtime.storage.options import REGION
+from shardedmodel_runtime.storage.uri import KEY_PAIR
 
 _REGION_CODES = frozenset(
     {
@@ -108,10 +109,7 @@ def translate(error: BotoCoreError | ClientError | OSError, where: str) -> Shard
     if isinstance(error, CredentialRetrievalError):
         return Unavailable(f"{where}: nobody gives credentials ({excerpt(str(error))})")
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-        return AccessDenied(
-            f"{where}: no complete credentials found; name a Secret with AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY"
-        )
+        return AccessDenied(f"{where}: no complete credentials found; give {KEY_PAIR}")
     if isinstance(error, (ConnectionError, HTTPClientError, IncompleteReadError)):
         return unreachable(str(error), where)
     if isinstance(error, ParamValidationError):

@@ -9,6 +9,10 @@ from typing import Literal
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.storage.base import is_plain_key
 
+KEY_PAIR = (
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, in a cluster by a Secret"
+)
+"""How messages name what credentials are given by; addresses hold none."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 """Names that S3 has ever allowed, old regions and compatible servers included."""
 
@@ -48,7 +52,7 @@ def parse_uri(text: str) -> StoreUri:
 def _parse_s3(text: str, rest: str) -> StoreUri:
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket:  # never repeated: what stands before it is likely a key
-        raise ConfigurationError("uri: holds credentials before '@'; put them in a Secret")
+        raise ConfigurationError(f"uri: holds credentials before '@'; give {KEY_PAIR}")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigurationError(f"uri: {excerpt(text)!r} names no bucket; use s3://bucket/prefix")

@@ -54,7 +54,7 @@ def answer(status: int, code: str = "") -> ClientError:
         (answer(429), Throttled, "429"),
         (answer(500, "InternalError"), Unavailable, "InternalError"),
         (answer(400, "EntityTooLarge"), StorageError, "refused"),
-        (NoCredentialsError(), AccessDenied, "no complete credentials"),
+        (NoCredentialsError(), AccessDenied, "give AWS_ACCESS_KEY_ID .* in the environment"),
         (EndpointConnectionError(endpoint_url="http://x"), Unavailable, "http://x"),
         (ConnectTimeoutError(endpoint_url="http://x"), Unavailable, "timed? ?out|timeout"),
         (ReadTimeoutError(endpoint_url="http://x"), Unavailable, "timed? ?out|timeout"),
