@@ -114,7 +114,7 @@ class CheckpointMetadata:
             objects, headers = _read_headers(store, sorted(set(weight_map.values())))
         except NotFound as e:
             raise InvalidIndex(
-                f"{INDEX_KEY}: names a file that is not there: {e.message}; upload the whole folder"
+                f"{INDEX_KEY}: names a file that is not there: {e.what}; upload the whole folder"
             ) from e
         check_index(
             weight_map,

@@ -94,7 +94,16 @@ class StorageError(ShardedModelError):
 
 
 class NotFound(StorageError):
-    """A bucket, folder or object is not there."""
+    """A bucket, folder or object is not there.
+
+    Args:
+        what: is missing, and where.
+        todo: for who named it; left out by those who know better what it was to be.
+    """
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        super().__init__(f"{what}; {todo}" if todo else what)
+        self.what = what
 
 
 class AccessDenied(StorageError):

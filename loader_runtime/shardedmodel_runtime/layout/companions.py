@@ -54,7 +54,7 @@ def read_companion(layout: ReadableStore, file: ManifestFile) -> bytes:
     try:
         info, data = layout.read_head(file.key, file.bytes + 1)
     except NotFound as error:
-        raise LayoutError(error.message) from error
+        raise LayoutError(error.what) from error
     if info.size != file.bytes:
         raise LayoutError(f"{where} has {info.size} bytes, the manifest says {file.bytes}")
     if hashlib.sha256(data).hexdigest() != file.sha256:

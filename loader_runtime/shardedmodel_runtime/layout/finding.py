@@ -45,7 +45,7 @@ def _require_objects(layout: ObjectStore, manifest: Manifest) -> None:
         try:
             return layout.describe(key).size
         except NotFound as error:
-            raise LayoutError(error.message) from error
+            raise LayoutError(error.what) from error
 
     with ThreadPoolExecutor(DESCRIBE_THREADS, thread_name_prefix="describe") as executor:
         for item, found in zip(

@@ -20,6 +20,7 @@ from shardedmodel_runtime.errors import (
     LayoutNotFound,
     NotFound,
     Unavailable,
+    excerpt,
     first_problem,
 )
 from shardedmodel_runtime.layout.manifest_content import LayoutObject, ManifestContent
@@ -153,12 +154,16 @@ class Manifest(ManifestContent):
 
 
 def _problem(error: ValidationError) -> str:
+    for problem in error.errors(include_url=False):
+        if problem["loc"] == ("version",):  # which explains all others
+            return (
+                f"version: {excerpt(repr(problem['input']), 80)}: this release reads version "
+                f"{LAYOUT_FORMAT_VERSION} of {LAYOUT_FORMAT} only; pre-shard the model again"
+            )
     field, message, _ = first_problem(error)
-    if field == "version":
-        message = f"this release reads version {LAYOUT_FORMAT_VERSION} of {LAYOUT_FORMAT} only"
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
-    return f"{field}: {message}{more}" if field else f"{message}{more}"
+    return f"{f'{field}: ' if field else ''}{message}{more}; pre-shard the model again"
 
 
 def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) -> Manifest:
@@ -181,11 +186,8 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
     try:
         data = _in_time(store, where, within_seconds)
     except NotFound as error:
-        todo = "make one with `shardedmodel shard`"
-        if name == MANIFEST_KEY:
-            todo = "name the folder that its manifest is in"
         raise LayoutNotFound(
-            f"{store.uri} holds no finished layout: {error.message}; {todo}"
+            f"{store.uri} holds no finished layout: {error.what}; {_instead_of(name)}"
         ) from error
     manifest = Manifest.parse(data, where)
     if is_layout_name(name) and name != manifest.layout_hash:
@@ -194,6 +196,15 @@ def read_manifest(store: ObjectStore, *, within_seconds: float | None = None) ->
             "delete it and pre-shard the model again"
         )
     return manifest
+
+
+def _instead_of(name: str) -> str:
+    """Say what to do where a folder of this name holds no layout."""
+    if name == MANIFEST_KEY:
+        return "name the folder that its manifest is in"
+    if is_layout_name(name):
+        return "make it with `shardedmodel shard`"
+    return "name the layout's own folder, as `shardedmodel shard` shows it, or make one with that"
 
 
 def _in_time(store: ObjectStore, where: str, seconds: float | None) -> bytes:

@@ -96,7 +96,7 @@ def verify_layout(
             errors = _errors(store, manifest, item, info, progressed, reading)
             return item, info.digest, [_problem(item.key, error) for error in errors]
         except NotFound as error:
-            return item, "", [_problem(item.key, LayoutError(error.message))]
+            return item, "", [_problem(item.key, LayoutError(error.what))]
         except SourceChanged as error:
             return item, "", [_problem(item.key, error)]
 

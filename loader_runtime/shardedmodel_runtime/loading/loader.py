@@ -237,8 +237,9 @@ def _broken_where_objects_are_not_whole() -> Iterator[None]:
     try:
         yield
     except (NotFound, TooShort) as error:
+        what = error.what if isinstance(error, NotFound) else error.message
         raise LayoutError(
-            f"{error.message}, and the manifest names it; delete the layout's {MANIFEST_KEY} and "
+            f"{what}, and the manifest names it; delete the layout's {MANIFEST_KEY} and "
             "pre-shard the model again"
         ) from error
 

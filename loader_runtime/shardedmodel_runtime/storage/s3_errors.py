@@ -119,7 +119,7 @@ def translate(error: BotoCoreError | ClientError | OSError, where: str) -> Shard
 
 def no_bucket(where: str) -> NotFound:
     """Make our error of a bucket that is not there."""
-    return NotFound(f"{where}: the bucket does not exist; create it or correct the uri")
+    return NotFound(f"{where}: the bucket does not exist", "create it or correct the uri")
 
 
 def unreachable(text: str, where: str) -> StorageError:

@@ -139,7 +139,7 @@ Change = Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda d: d.update(version=1), "version: this release reads version 2"),
+        (lambda d: d.update(version=1), "version: 1: this release reads version 2"),
         (lambda d: d.update(extra=1), "extra"),
         (lambda d: d.update(format="other"), "format"),
         (lambda d: d["parallelism"].update(tensor=0), "parallelism.tensor"),
@@ -309,6 +309,38 @@ def test_pieces_are_found_in_their_objects() -> None:
 def test_what_is_no_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(LayoutError):
         Manifest.parse(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"{", "Invalid JSON: .*; pre-shard the model again$"),
+        (
+            b'{"version": 3, "later": 1}',
+            "version: 3: this release reads version 2 .*; pre-shard the model",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_told_with_what_to_do(data: bytes, told: str) -> None:
+    with pytest.raises(LayoutError, match=told):
+        Manifest.parse(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("shards", "gone/shards does not exist; name the layout's own folder"),
+        ("0123456789abcdef0123", "does not exist; make it with `shardedmodel shard`$"),
+    ],
+)
+def test_a_folder_without_a_layout_is_told_with_one_thing_to_do(
+    tmp_path: Path, name: str, told: str
+) -> None:
+    with (
+        open_store(f"{tmp_path.as_uri()}/gone/{name}") as store,
+        pytest.raises(LayoutNotFound, match=told),
+    ):
+        read_manifest(store)
 
 
 def test_a_layout_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
