@@ -112,12 +112,14 @@ class ModelDistributor:
         self._stopping.set()
         self._membership.stop()
         group.leave()
+        self._server = None  # its port is free for the next group of this process
         self._layout.close()
 
     def load(self) -> LoadedShard:
         """Load this rank's shard; peers may still be missing.
 
         Raises:
+            ConfigurationError: it is not within its ``with`` block.
             GroupError: rank 0 was not there, or did not publish the manifest, in time.
             LayoutError: there is no layout, or its bytes are wrong.
             StorageError: the store refused or failed.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from shardedmodel_runtime.errors import GroupError, excerpt
+from shardedmodel_runtime.errors import ConfigurationError, GroupError, excerpt
 from shardedmodel_runtime.rank.group import name_ranks
 from shardedmodel_runtime.rank.incarnations import Member, read_failure, read_lost, write_failure
 from shardedmodel_runtime.rank.roster import Roster, read_arrivals, write_beat
@@ -104,8 +104,16 @@ class Membership:
         """Wait until the rank is a member, and give the incarnation.
 
         Raises:
-            GroupError: the store did not come (back), or another process took over the rank.
+            ConfigurationError: the rank has not begun to join.
+            GroupError: the store did not come (back), another process took over the rank, or it
+                has left.
         """
+        if self._thread.ident is None:
+            raise ConfigurationError(
+                "ModelDistributor: its rank is no member of a group yet; use it in a `with` block"
+            )
+        if self._stopping.is_set():
+            raise GroupError("the rank has left its group; load again in a `with` block of its own")
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._incarnation is not None)
             if self._error:

@@ -58,7 +58,8 @@ def host(port: int) -> Store:
         return TCPStore(LOOPBACK, port, None, True, CALL_TIMEOUT, wait_for_workers=False)
     except DistError as error:
         raise GroupError(
-            f"MASTER_PORT: cannot serve the group's store on port {port}: {excerpt(str(error))}"
+            f"MASTER_PORT: cannot serve the group's store on port {port}: {excerpt(str(error))}; "
+            "name one that is free, the same for all ranks"
         ) from error
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from shardedmodel_runtime.errors import GroupError, Unavailable
+from shardedmodel_runtime.errors import ConfigurationError, GroupError, Unavailable
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.rank import distributor as distributor_module
@@ -149,6 +149,24 @@ def test_a_store_port_in_use_is_a_group_error(tmp_path: Path, port: int) -> None
         pytest.raises(GroupError, match=f"MASTER_PORT: .* port {port}"),
     ):
         distributor(layout, port).__enter__()
+
+
+def test_a_groups_port_is_free_when_it_is_over(tmp_path: Path, port: int) -> None:
+    layout = write_layout(tmp_path, 2)
+    with distributor(layout, port, timeout=0.1) as first, pytest.raises(GroupError):
+        first.form()
+    with distributor(layout, port) as second:
+        assert second.config == first.config
+
+
+def test_a_rank_outside_its_with_block_does_not_wait_for_ever(tmp_path: Path, port: int) -> None:
+    rank = distributor(write_layout(tmp_path, 1), port)
+    with pytest.raises(ConfigurationError, match="use it in a `with` block"):
+        rank.load()
+    with rank:
+        rank.load()
+    with pytest.raises(GroupError, match="has left its group"):
+        rank.form()
 
 
 def test_ranks_that_cannot_be_connected_are_given_up_after_some_attempts(
