@@ -8,14 +8,19 @@ Under torchrun it loads as many ranks as the layout was cut for:
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from shardedmodel_runtime.cli import arguments as common
 from shardedmodel_runtime.cli.output import show
-from shardedmodel_runtime.cli.progress import decimal_size
+from shardedmodel_runtime.cli.progress import ProgressLine, decimal_size, waiting_text
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.logs import quieten_torch
 from shardedmodel_runtime.rank.options import LAUNCH_TIMEOUT_SECONDS
 from shardedmodel_runtime.report import GroupReport, RankReport
+
+if TYPE_CHECKING:
+    from shardedmodel_runtime.rank.launch import UnderWay
 
 COLUMNS = (
     *("RANK", "DEVICE", "BYTES", "SECONDS", "GB/S", "READ S", "VERIFY S", "AMPLIFICATION"),
@@ -57,12 +62,32 @@ def run(arguments: argparse.Namespace) -> int:
         common.given(arguments, ModelLoadConfig) | Launch.from_environment().model_dump()
     )
     try:
-        _, group = load_group(config, join_timeout_seconds=arguments.join_timeout_seconds)
+        _, group = load_group(
+            config,
+            join_timeout_seconds=arguments.join_timeout_seconds,
+            watching=_watching if config.rank == 0 else nullcontext,
+        )
         if config.rank == 0:
             show(group.to_json() if arguments.json else table(group))
     finally:
         leave()  # threads of a group that is left to the interpreter's end may abort the process
     return 0
+
+
+def _watching(load: UnderWay) -> ProgressLine:
+    """Show what rank 0 waits for, and how far it is."""
+    return ProgressLine(lambda: progress_text(load), stays=False)
+
+
+def progress_text(load: UnderWay) -> str:
+    """Say in one line what a load waits for, or how far it is."""
+    progress, failure = load.loader.progress, load.layout.last_failure
+    if load.waits_for_ranks:
+        return "waiting for the other ranks"
+    if not progress.bytes:
+        return waiting_text(load.layout, "the manifest")
+    done, size = decimal_size(progress.bytes_done), decimal_size(progress.bytes)
+    return f"rank 0: {done} of {size} loaded{f'; last failure: {failure}' if failure else ''}"
 
 
 def table(group: GroupReport) -> str:

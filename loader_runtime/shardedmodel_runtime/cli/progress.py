@@ -71,12 +71,13 @@ class ProgressLine:
 
 def waiting_line(store: ObjectStore, what: str) -> ProgressLine:
     """Show what is waited for, and why it has not come: a store's retries take minutes."""
+    return ProgressLine(lambda: waiting_text(store, what), stays=False)
 
-    def line() -> str:
-        why = f", which failed: {store.last_failure}" if store.last_failure else ""
-        return f"waiting for {what} of {store.uri}{why}"
 
-    return ProgressLine(line, stays=False)
+def waiting_text(store: ObjectStore, what: str) -> str:
+    """Say what is waited for, and why it has not come."""
+    why = f", which failed: {store.last_failure}" if store.last_failure else ""
+    return f"waiting for {what} of {store.uri}{why}"
 
 
 class ByteCount:

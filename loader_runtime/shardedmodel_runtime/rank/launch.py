@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 from typing import Literal, Self
@@ -75,8 +77,25 @@ class Launch(Options):
         return cls.parse({name: value for name, value in names.items() if value})
 
 
+@dataclass
+class UnderWay:
+    """A load that has not ended, for who shows how far it is."""
+
+    layout: ObjectStore
+    loader: DistributedCheckpointLoader
+    waits_for_ranks: bool = False
+    """Whether this rank has nothing to do until the others have come as far."""
+
+
+Watching = Callable[[UnderWay], AbstractContextManager[object]]
+"""Entered before a load and left after it."""
+
+
 def load_group(
-    config: ModelLoadConfig, *, join_timeout_seconds: float = LAUNCH_TIMEOUT_SECONDS
+    config: ModelLoadConfig,
+    *,
+    join_timeout_seconds: float = LAUNCH_TIMEOUT_SECONDS,
+    watching: Watching = nullcontext,
 ) -> tuple[LoadedShard, GroupReport]:
     """Load this rank's shard while its peers load theirs, and learn how all of them did.
 
@@ -86,6 +105,7 @@ def load_group(
     Args:
         config: what this rank loads; ``rank`` and ``world_size`` are those of its launcher.
         join_timeout_seconds: how long to wait for peers before giving up.
+        watching: looks on.
 
     Returns:
         What the rank holds; and the reports of all ranks on rank 0, elsewhere this rank's.
@@ -98,14 +118,18 @@ def load_group(
     with open_layout(config) as layout:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
         backend = choose_backend("auto", loader.device)
-        store = _join(config, backend, claim(loader.device), join_timeout_seconds)
-        # Ranks have met, so from here on the slowest to start takes nothing from a load's time.
-        deadline = config.deadline_from_now()
-        manifest = _obtain_manifest(layout, store, config.rank, deadline)
-        shard = loader.load(manifest, deadline=deadline)
-    own = _report(loader, shard)
-    patience = config.deadline_seconds or TIMEOUT_SECONDS
-    reports = [own] if store is None else exchange(store, own, config.world_size, patience)
+        under_way = UnderWay(layout, loader, waits_for_ranks=config.world_size > 1)
+        with watching(under_way):
+            store = _join(config, backend, claim(loader.device), join_timeout_seconds)
+            under_way.waits_for_ranks = False
+            # Ranks have met, so from here on the slowest to start takes nothing from a load's time.
+            deadline = config.deadline_from_now()
+            manifest = _obtain_manifest(layout, store, config.rank, deadline)
+            shard = loader.load(manifest, deadline=deadline)
+            under_way.waits_for_ranks = store is not None
+            own = _report(loader, shard)
+            patience = config.deadline_seconds or TIMEOUT_SECONDS
+            reports = [own] if store is None else exchange(store, own, config.world_size, patience)
     group = GroupReport(
         layout_hash=config.layout_hash,
         world_size=config.world_size,

@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 
 from shardedmodel_runtime.cli import main
-from shardedmodel_runtime.cli.load import table
+from shardedmodel_runtime.cli.load import progress_text, table
+from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
+from shardedmodel_runtime.rank.launch import UnderWay
 from shardedmodel_runtime.report import GroupReport, RankReport
+from shardedmodel_runtime.storage.local import LocalStore
+from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders.rank_layout import write_layout
 
 
@@ -40,6 +45,20 @@ def test_a_load_fills_the_cache_that_it_is_given(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert main(["load", layout.uri, "--device", "cpu", "--cache", str(cache)]) == 0
     assert {item.sha256 for item in layout.manifest.objects} <= {p.name for p in cache.iterdir()}
+
+
+def test_a_load_under_way_tells_how_far_it_is_and_what_failed(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path, 2)
+    config = ModelLoadConfig(layout=layout.uri, world_size=2, device="cpu")
+    with LocalStore(parse_uri(layout.uri)) as store:
+        load = UnderWay(store, DistributedCheckpointLoader(config, store=store))
+        assert progress_text(load) == f"waiting for the manifest of {layout.uri}"
+        load.loader.progress.bytes, load.loader.progress.bytes_done = 2_000_000, 500_000
+        assert progress_text(load) == "rank 0: 500.0 kB of 2.0 MB loaded"
+        store.last_failure = "the store is away"
+        assert progress_text(load).endswith(" loaded; last failure: the store is away")
+        load.waits_for_ranks = True
+        assert progress_text(load) == "waiting for the other ranks"
 
 
 def test_the_table_tells_the_slowest_rank_and_the_rate_of_all() -> None:

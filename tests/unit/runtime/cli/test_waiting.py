@@ -31,8 +31,11 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def uris(tmp_path: Path) -> dict[str, str]:
     checkpoint = make_checkpoint(tmp_path / "source", "bert")
-    _, _, layout = shard(checkpoint.uri, (tmp_path / "shards").as_uri(), 2)
-    return {"source": checkpoint.uri, "layout": layout, "new": (tmp_path / "new").as_uri()}
+    storage = (tmp_path / "shards").as_uri()
+    _, _, layout = shard(checkpoint.uri, storage, 2)
+    _, _, one = shard(checkpoint.uri, storage, 1)
+    new = (tmp_path / "new").as_uri()
+    return {"source": checkpoint.uri, "layout": layout, "one": one, "new": new}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,7 @@ def uris(tmp_path: Path) -> dict[str, str]:
         ("unshard {layout} {new}", "the manifest of {layout}"),
         ("reshard {layout} {new} --tensor 1", "the manifest of {layout}"),
         ("delete-layout {layout}", "the deletion of {layout}"),
+        ("load {one} --device cpu", "the manifest of {one}"),
     ],
 )
 def test_a_command_tells_what_it_waits_for_and_why(
