@@ -32,6 +32,8 @@ TEMPORARY_PREFIX = ".tmp-"
 """Of names that are not objects yet; hidden, and never listed."""
 SLICE_BYTES = 16 * 1024 * 1024
 """Read between two looks whether the bytes are still wanted: a block of a layout."""
+CREATE_ATTEMPTS = 5
+"""How often a folder is made for a file: only a deletion in that very moment takes it away."""
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 """What file systems without hard links answer (FAT, some FUSE and SMB mounts)."""
 
@@ -151,10 +153,15 @@ class LocalStore(CountingStore):
             return LocalWriter(self.path(key), size, part_bytes)
 
     def delete(self, key: str) -> None:
-        """Delete one file."""
+        """Delete one file, and what it leaves empty of the store's folders, the root too."""
         self.count(requests=1)
+        path = self.path(key)
         with self.translated(key):
-            self.path(key).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something is left in it, or it is a mount
+            while path != self.root:
+                path = path.parent
+                path.rmdir()
 
     def drop_unfinished(self) -> None:
         """Delete the temporary files under the folder."""
@@ -204,9 +211,8 @@ class LocalWriter:
         self._lock = threading.Lock()
         self._closed = False
         self._users = 1  # the writer itself, and each part that is being written
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
-        self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self._file = _create(self._temporary)
         if size:
             os.truncate(self._file, size)
 
@@ -275,3 +281,12 @@ class LocalWriter:
             last = self._users == 0
         if last:
             os.close(self._file)
+
+
+def _create(path: Path) -> int:
+    """Open a new file, in a folder that a deletion may remove while it is still empty."""
+    for _ in range(CREATE_ATTEMPTS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

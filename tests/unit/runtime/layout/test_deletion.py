@@ -57,6 +57,12 @@ def test_what_killed_jobs_left_goes_as_well(layout: Path) -> None:
     assert files(layout) == set()
 
 
+def test_no_folder_of_a_deleted_layout_is_left(layout: Path) -> None:
+    delete(layout)
+    assert not layout.exists()
+    assert layout.parent.exists()
+
+
 def test_a_layout_that_is_not_there_is_deleted_already(layout: Path) -> None:
     delete(layout)
     assert delete(layout) == 0

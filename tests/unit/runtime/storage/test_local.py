@@ -203,6 +203,33 @@ def test_a_folder_that_is_not_there_has_no_folders(tmp_path: Path) -> None:
     assert LocalStore(parse_uri((tmp_path / "none").as_uri())).folders() == []
 
 
+def test_what_a_deletion_leaves_empty_goes_with_it(tmp_path: Path) -> None:
+    store = LocalStore(parse_uri(f"{tmp_path.as_uri()}/layout"))
+    for key in ("a/b/one", "a/two"):
+        store.write(key, b"x")
+    store.delete("a/b/one")
+    assert [path.name for path in (tmp_path / "layout" / "a").iterdir()] == ["two"]
+    store.delete("a/two")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_a_deletion_takes_from_a_writer_is_made_again(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Path.mkdir
+    taken: list[Path] = []
+
+    def mkdir(path: Path, **options: Any) -> None:
+        make(path, **options)
+        if not taken:
+            taken.append(path)
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    store.write("folder/object", b"x")
+    assert (taken, read_span(store, "folder/object", 0, 1)) == ([store.root / "folder"], b"x")
+
+
 def test_deleting_twice_is_fine(store: LocalStore) -> None:
     store.write("a", b"x")
     store.delete("a")
