@@ -29,6 +29,8 @@ from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
 logger = logging.getLogger(__name__)
 
+LOCK_MODE = 0o666
+"""Of new files that are nothing but locked: no programs, and for others as the umask says."""
 LOCK_SUFFIX = ".lock"
 """Of files that stay, empty, when their entries have given way: were one removed while a peer waits
 for it, that peer and whoever makes it anew would both have a lock, and both fetch the object."""
@@ -156,7 +158,9 @@ class NodeCache:
             yield None
             return
         try:
-            file = os.open(self.folder / f"{item.sha256}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT)
+            file = os.open(
+                self.folder / f"{item.sha256}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT, LOCK_MODE
+            )
         except OSError as error:
             self.fail(error)
             yield None
@@ -213,7 +217,7 @@ class NodeCache:
     @contextmanager
     def _room_locked(self) -> Iterator[None]:
         """Let nobody else count what is there until what was found free is taken."""
-        file = os.open(self.folder / ROOM_LOCK, os.O_RDWR | os.O_CREAT)
+        file = os.open(self.folder / ROOM_LOCK, os.O_RDWR | os.O_CREAT, LOCK_MODE)
         try:
             if not _locked(file, time.monotonic() + ROOM_SECONDS, ROOM_POLL_SECONDS):
                 raise TimeoutError(

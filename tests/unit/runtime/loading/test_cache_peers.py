@@ -30,6 +30,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+def test_what_peers_lock_is_no_program(layout: Layout, folder: Path) -> None:
+    load(layout, folder, cache_bytes=2**30)
+    assert {path.stat().st_mode & 0o111 for path in folder.iterdir()} == {0}
+
+
 def test_a_peer_that_is_fetching_an_object_is_waited_for(layout: Layout, folder: Path) -> None:
     cache = NodeCache(folder, None)
     common = layout.manifest.objects_of(1)[1]
