@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.output import show
+from shardedmodel_runtime.cli.output import counted, show
 from shardedmodel_runtime.cli.progress import waiting_line
 from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.layout.deletion import delete_layout
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show(json.dumps({"layout": arguments.layout, "objects": objects}))
     elif objects:
-        show(f"{arguments.layout}: {objects} objects deleted")
+        show(f"{arguments.layout}: {counted(objects, 'object')} deleted")
     else:
         show(f"{arguments.layout}: there is no layout, and nothing was deleted")
     return 0

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.output import show
+from shardedmodel_runtime.cli.output import counted, show
 from shardedmodel_runtime.cli.progress import ProgressLine, decimal_size, waiting_text
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.logs import quieten_torch
@@ -124,6 +124,6 @@ def _summary(group: GroupReport) -> str:
     skew = "" if group.load_skew is None else f", {group.load_skew:.2f} of the median"
     rate = total / slowest.seconds / 1e9 if slowest.seconds > 0 else 0.0
     return (
-        f"{len(ranks)} ranks, {decimal_size(total)} verified in {slowest.seconds:.3f} s "
+        f"{counted(len(ranks), 'rank')}, {decimal_size(total)} verified in {slowest.seconds:.3f} s "
         f"({rate:.2f} GB/s together); slowest: rank {slowest.rank}{skew}"
     )

@@ -22,6 +22,11 @@ def prepare() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the process
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many there are of something: ``1 rank``, ``2 ranks``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def show(text: str) -> None:
     """Print a result at once.
 

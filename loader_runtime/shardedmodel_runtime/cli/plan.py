@@ -10,7 +10,7 @@ from itertools import groupby
 
 from shardedmodel_runtime.checkpoint import CheckpointMetadata
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.output import show
+from shardedmodel_runtime.cli.output import counted, show
 from shardedmodel_runtime.cli.progress import binary_size, decimal_size, waiting_line
 from shardedmodel_runtime.cli.rules import parse_rules
 from shardedmodel_runtime.sharding.cuts import TensorCut
@@ -60,15 +60,17 @@ def _to_text(overview: PlanOverview, metadata: CheckpointMetadata) -> str:
     plan = overview.plan
     degrees = " x ".join(f"{kind} {degree}" for kind, degree in plan.parallelism.as_dict().items())
     lines = [
-        f"{plan.model_type}: {len(plan.cuts):,} tensors, {decimal_size(metadata.total_bytes)} in "
-        f"{len(metadata.objects)} files; {degrees}, dtype {plan.dtype}",
+        f"{plan.model_type}: {counted(len(plan.cuts), 'tensor')}, "
+        f"{decimal_size(metadata.total_bytes)} in {counted(len(metadata.objects), 'file')}; "
+        f"{degrees}, dtype {plan.dtype}",
         "",
         *_group_lines(overview.groups),
         "",
         *_rank_lines(overview, metadata),
         "",
-        f"held whole by several ranks: {sum(group.count for group in overview.replicated):,} "
-        f"tensors, {decimal_size(overview.replicated_bytes)}",
+        "held whole by several ranks: "
+        f"{counted(sum(group.count for group in overview.replicated), 'tensor')}, "
+        f"{decimal_size(overview.replicated_bytes)}",
         f"memory for each GPU: {binary_size(max(overview.rank_bytes))} of weights "
         f"(rank {overview.largest_rank}); caches and activations come on top",
         *(f"warning: {text}" for text in overview.warnings()),
@@ -105,7 +107,9 @@ def _group_row(group: TensorGroup) -> tuple[str, ...]:
 
 
 def _where(cut: TensorCut) -> str:
-    parts = [f"dim {axis.dim} over {len(axis.ranges)} {axis.over} ranks" for axis in cut.axes]
+    parts = [
+        f"dim {axis.dim} over {counted(len(axis.ranges), f'{axis.over} rank')}" for axis in cut.axes
+    ]
     if cut.expert is not None:
         parts.append("each on one expert rank")
     return ", ".join(parts) or "whole"
@@ -113,9 +117,11 @@ def _where(cut: TensorCut) -> str:
 
 def _rank_lines(overview: PlanOverview, metadata: CheckpointMetadata) -> list[str]:
     sizes, whole = overview.rank_bytes, max(metadata.total_bytes, 1)
+    least, most = min(sizes), max(sizes)
     spread = (
-        f"{len(sizes)} ranks: {min(sizes):,} to {max(sizes):,} bytes each, "
-        f"{max(sizes) / whole:.1%} of the checkpoint at most"
+        f"{counted(len(sizes), 'rank')}: {least:,}{f' to {most:,}' if most > least else ''} bytes "
+        "each, "
+        f"{most / whole:.1%} of the checkpoint at most"
     )
     lines = []
     for size, numbers in groupby(range(len(sizes)), key=lambda rank: sizes[rank]):

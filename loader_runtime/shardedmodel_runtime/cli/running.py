@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from shardedmodel_runtime.cli.output import show, show_error, tell
+from shardedmodel_runtime.cli.output import counted, show, show_error, tell
 from shardedmodel_runtime.cli.progress import decimal_size
 from shardedmodel_runtime.errors import Terminated
 from shardedmodel_runtime.layout.job import ShardJob
@@ -138,11 +138,11 @@ def _describe(summary: ShardSummary) -> str:
         return f"worker {summary.worker} is done; others are not, so there is no manifest yet"
     verb = "found" if summary.reused else "made"
     size = decimal_size(summary.bytes)
-    text = f"{verb} {summary.objects} objects, {size}, in {summary.seconds:.1f} s"
+    text = f"{verb} {counted(summary.objects, 'object')}, {size}, in {summary.seconds:.1f} s"
     if summary.unmatched.tensors:
         examples = ", ".join(summary.unmatched.examples)
         text += (
-            f"\nno rule matched {summary.unmatched.tensors} tensors of "
+            f"\nno rule matched {counted(summary.unmatched.tensors, 'tensor')} of "
             f"{decimal_size(summary.unmatched.bytes)}, which every rank holds whole: {examples}"
         )
     return text

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.cli.output import show, tell
+from shardedmodel_runtime.cli.output import counted, show, tell
 from shardedmodel_runtime.cli.progress import ByteCount, ProgressLine, decimal_size, waiting_line
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
@@ -68,7 +68,7 @@ def _print(result: Verification) -> None:
         tell(f"error: {problem.reason}: {problem.key}: {problem.message}")
     broken = len({problem.key for problem in result.problems})
     verdict = f"{broken} broken" if broken else "all as the manifest says"
-    show(f"{result.objects} objects, {decimal_size(result.bytes)}: {verdict}")
+    show(f"{counted(result.objects, 'object')}, {decimal_size(result.bytes)}: {verdict}")
 
 
 def _to_json(uri: str, manifest: Manifest, result: Verification) -> str:

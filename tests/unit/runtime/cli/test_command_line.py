@@ -281,6 +281,7 @@ def test_the_plan_is_a_table(checkpoint: Checkpoint, capsys: pytest.CaptureFixtu
     assert re.search(r"^  ranks 0 to 1 +[\d,]+$", out, re.MULTILINE)
     assert "memory for each GPU: 47.75 KiB of weights (rank 0)" in out
     assert "dimension 0 is padded by 27 rows" in out
+    assert re.search(r"in 1 file; .*\n2 ranks: [\d,]+ bytes each", out, re.DOTALL)
 
 
 def test_ranks_of_unequal_bytes_are_listed_and_too_many_are_not(

@@ -21,7 +21,7 @@ def test_a_layout_is_loaded_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     header, row, summary = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["RANK", "DEVICE", "BYTES"]
     assert row.split()[:2] == ["0", "cpu"]
-    assert summary.startswith("1 ranks, ")
+    assert summary.startswith("1 rank, ")
 
 
 def test_json_is_the_report_of_the_group(
