@@ -251,15 +251,16 @@ def _cache_of(config: ModelLoadConfig) -> NodeCache | None:
     return NodeCache(folder, config.cache_bytes, config.cache_peers)
 
 
-def load(config: ModelLoadConfig) -> LoadedShard:
+def load(config: ModelLoadConfig, *, into: LoadedShard | None = None) -> LoadedShard:
     """Load one rank's shard alone, without a group: for tools and for looking at a layout.
 
     Args:
         config: what to load, and how; credentials come from the standard AWS variables.
+        into: an earlier load, whose memory is used again; see ``DistributedCheckpointLoader.load``.
 
     Raises:
         ConfigurationError: the layout was not cut for ``world_size`` ranks, its address or the
-            device cannot be meant, or ``share_common`` asks for a group.
+            device cannot be meant, ``share_common`` asks for a group, or ``into`` does not fit.
         LayoutNotFound: there is no manifest.
         LayoutError: an object of the manifest's is missing, or shorter than it says.
         ChecksumMismatch: a block is wrong in the store.
@@ -267,7 +268,7 @@ def load(config: ModelLoadConfig) -> LoadedShard:
         Unavailable: the store kept failing, or the deadline passed.
     """
     with open_layout(config) as store:
-        return DistributedCheckpointLoader(config, store=store).load()
+        return DistributedCheckpointLoader(config, store=store).load(into=into)
 
 
 def open_layout(config: ModelLoadConfig) -> ObjectStore:

@@ -106,7 +106,7 @@ def test_new_weights_come_into_the_memory_of_an_earlier_load(tmp_path: Path) -> 
     other = {name: tensor + 1 for name, tensor in small_model().items()}
     second = write_layout(tmp_path / "second", 2, other)
     held = load(config(first, map_files=False))
-    DistributedCheckpointLoader(config(second)).load(into=held)
+    load(config(second), into=held)
     assert {name: raw(tensor) for name, tensor in held.state_dict.items()} == {
         name: raw(tensor) for name, tensor in second.expected[0].items()
     }
