@@ -69,10 +69,10 @@ class Verification:
             LayoutError: there are some.
         """
         if self.problems:
-            first = self.problems[0]
+            first, broken = self.problems[0], {problem.key for problem in self.problems}
             raise LayoutError(
-                f"{len(self.problems)} of {self.objects} objects are broken: {first.key}: "
-                f"{first.message}"
+                f"broken objects of the layout: {len(broken)}, the first is {first.key}: "
+                f"{first.message}; pre-shard the model again"
             )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from shardedmodel_runtime.errors import LayoutError
 from shardedmodel_runtime.layout.manifest import Manifest
-from shardedmodel_runtime.layout.verification import Verification, verify_layout
+from shardedmodel_runtime.layout.verification import Problem, Verification, verify_layout
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.opening import open_store
 from shardedmodel_runtime.storage.reading import Reading
@@ -64,9 +64,15 @@ def test_one_flipped_bit_is_found_and_placed(layout: Layout) -> None:
     found = layout.verify()
     assert problems(found) == [(COMMON, "block 0 (from byte 0) differs")]
     assert [problem.reason for problem in found.problems] == ["ChecksumMismatch"]
-    with pytest.raises(LayoutError, match="1 of 3 objects are broken: common"):
+    with pytest.raises(LayoutError, match="broken objects of the layout: 1, the first is common"):
         found.raise_if_broken()
     assert COMMON not in found.digests
+
+
+def test_an_object_with_several_problems_is_broken_once() -> None:
+    found = [Problem(COMMON, "ChecksumMismatch", f"block {number} differs") for number in (0, 1)]
+    with pytest.raises(LayoutError, match="broken objects of the layout: 1, the first is common"):
+        Verification(2, 0, found).raise_if_broken()
 
 
 def test_a_missing_object_is_a_problem(layout: Layout) -> None:
