@@ -34,8 +34,10 @@ def translated(where: str, root: Path) -> Iterator[None]:
 
 
 def _translate(error: OSError, where: str, root: Path) -> StorageError:
-    if isinstance(error, NotADirectoryError) and root.is_file():
-        return NotFound(f"{where}: {root} is a file", "name the folder that it is in")
+    if isinstance(error, NotADirectoryError):
+        for path in (root, *root.parents):
+            if path.is_file():
+                return NotFound(f"{where}: {path} is a file", "name the folder that it is in")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         missing = "file" if root.is_dir() else f"folder {root}"
         return NotFound(f"{where}: the {missing} does not exist", "mount it or correct the uri")

@@ -230,6 +230,13 @@ def test_a_folder_that_a_deletion_takes_from_a_writer_is_made_again(
     assert (taken, read_span(store, "folder/object", 0, 1)) == ([store.root / "folder"], b"x")
 
 
+def test_a_file_in_place_of_a_folder_above_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = LocalStore(parse_uri(f"{tmp_path.as_uri()}/file/layout"))
+    with pytest.raises(NotFound, match=f"{tmp_path}/file is a file; name the folder"):
+        store.write("object", b"x")
+
+
 def test_deleting_twice_is_fine(store: LocalStore) -> None:
     store.write("a", b"x")
     store.delete("a")
