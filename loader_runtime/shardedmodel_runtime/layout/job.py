@@ -69,6 +69,8 @@ class ShardRequest:
     worker: int = 0
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigurationError(f"--workers: {self.workers} is not 1 or more")
         if not 0 <= self.worker < self.workers:
             raise ConfigurationError(
                 f"--worker-index: {self.worker} is not below --workers {self.workers}; "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.loading.config import (
@@ -35,7 +36,16 @@ _DEVICES: dict[str, Device] = {"auto": "auto", "gloo": "cpu", "nccl": "cuda"}
 """Where a backend's tensors are: NCCL moves CUDA tensors alone, gloo is for the CPU."""
 
 Backend = Literal["auto", "gloo", "nccl"]
-Entrypoint = Annotated[str, StringConstraints(pattern=r"^$|^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+_ENTRYPOINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _function(text: str) -> str:
+    if text and not _ENTRYPOINT.fullmatch(text):
+        raise ValueError("is not package.module:function")
+    return text
+
+
+Entrypoint = Annotated[str, AfterValidator(_function)]
 
 
 class RankOptions(Options):

@@ -247,7 +247,7 @@ def test_workers_take_their_number_from_the_indexed_job(
     [
         (["--workers", "2"], "say which of the 2 workers this is"),
         (["--workers", "2", "--worker-index", "2"], "2 is not below --workers 2"),
-        (["--workers", "0"], "0 is not below --workers 0"),
+        (["--workers", "0"], "--workers: 0 is not 1 or more"),
     ],
 )
 def test_a_worker_that_is_none_of_them_is_refused(

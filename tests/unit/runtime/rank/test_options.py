@@ -22,6 +22,11 @@ def test_a_wrong_option_is_named_with_its_value(field: str, value: object) -> No
     assert error.value.message.startswith(f"{field}: {value!r}: ")
 
 
+def test_an_entrypoint_that_is_none_is_told_with_its_form() -> None:
+    with pytest.raises(ConfigurationError, match=r"'serve': is not package\.module:function"):
+        options(entrypoint="serve")
+
+
 def test_a_pod_has_the_ranks_of_its_ordinal() -> None:
     place = Place(pod="llama-abc-2")
     assert place.first_rank(options(world_size=8, local_ranks=2)) == 4
