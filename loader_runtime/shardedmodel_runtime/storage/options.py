@@ -18,7 +18,10 @@ TOKEN_VARIABLE = "AWS_SESSION_TOKEN"
 OLD_TOKEN_VARIABLE = "AWS_SECURITY_TOKEN"
 """What boto3 also takes for a session token, and before the newer name."""
 
-_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?")
+MAX_PORT = 65535
+_ENDPOINT = re.compile(
+    r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:(?P<port>[0-9]{1,5}))?(/[!-~]*)?"
+)
 """A server by name or address, perhaps behind a path."""
 REGION = re.compile(r"(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 """A region's name is part of a server's: botocore takes no other."""
@@ -53,7 +56,7 @@ class StoreOptions:
     def __post_init__(self) -> None:
         if "@" in self.endpoint_url:  # never repeated: what stands before it is likely a key
             raise ConfigurationError(f"endpointUrl: holds credentials; give {KEY_PAIR}")
-        if self.endpoint_url and not _ENDPOINT.fullmatch(self.endpoint_url):
+        if self.endpoint_url and not _is_server(self.endpoint_url):
             raise ConfigurationError(
                 f"endpointUrl: {excerpt(self.endpoint_url)!r} is no server's address; "
                 "use https://host[:port]"
@@ -88,9 +91,13 @@ class StoreOptions:
         if bool(key) != bool(secret):
             missing = SECRET_VARIABLE if key else KEY_VARIABLE
             raise AccessDenied(
-                f"{prefix}{missing} is not set while its counterpart is; "
-                f"give both, {KEY_PAIR}"
+                f"{prefix}{missing} is not set while its counterpart is; give both, {KEY_PAIR}"
             )
         token = found.get(prefix + OLD_TOKEN_VARIABLE) or found.get(prefix + TOKEN_VARIABLE, "")
         credentials = Credentials(key, secret, token) if key else None
         return cls(endpoint_url=endpoint_url, region=region, credentials=credentials)
+
+
+def _is_server(url: str) -> bool:
+    found = _ENDPOINT.fullmatch(url)
+    return found is not None and int(found["port"] or 0) <= MAX_PORT

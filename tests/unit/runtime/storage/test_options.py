@@ -55,7 +55,10 @@ def test_credentials_do_not_show() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["nonsense", "s3.example.com:9000", "ftp://host", "http://", "https://[::1", "http://a b"],
+    [
+        *("nonsense", "s3.example.com:9000", "ftp://host", "http://", "https://[::1", "http://a b"),
+        "http://127.0.0.1:65536",
+    ],
 )
 def test_an_endpoint_that_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="endpointUrl"):
