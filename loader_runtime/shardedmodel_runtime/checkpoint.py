@@ -40,8 +40,9 @@ from shardedmodel_runtime.formats.safetensors import (
     parse_header,
 )
 from shardedmodel_runtime.memory import collection_paused
+from shardedmodel_runtime.naming import is_layout_name
 from shardedmodel_runtime.storage.base import ObjectInfo, ReadableStore, too_large
-from shardedmodel_runtime.storage.uri import join_uri
+from shardedmodel_runtime.storage.uri import join_uri, last_part
 
 FIRST_READ_BYTES = 256 * 1024
 """Holds the whole header of almost every published file, so one ranged read is enough."""
@@ -102,7 +103,7 @@ class CheckpointMetadata:
             InvalidSafetensors: a file's header breaks the format.
             CheckpointError: the configuration is unusable.
         """
-        config_info, config = _read_small(store, CONFIG_KEY, CONFIG_BYTES_LIMIT)
+        config_info, config = _read_config(store)
         model = parse_config(config)
         try:
             index_info, index = _read_small(store, INDEX_KEY, INDEX_BYTES_LIMIT)
@@ -160,6 +161,15 @@ def _config(fields: dict[str, Any]) -> ModelConfig:
 
 Headers = dict[str, Header]
 """Each file's header, by key."""
+
+
+def _read_config(store: ReadableStore) -> tuple[ObjectInfo, bytes]:
+    try:
+        return _read_small(store, CONFIG_KEY, CONFIG_BYTES_LIMIT)
+    except NotFound as e:
+        if not is_layout_name(last_part(store.uri)):
+            raise
+        raise NotFound(e.what, "a layout is no checkpoint, `shardedmodel reshard` cuts it") from e
 
 
 def _read_small(store: ReadableStore, key: str, limit: int) -> tuple[ObjectInfo, bytes]:
