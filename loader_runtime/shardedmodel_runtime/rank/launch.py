@@ -1,7 +1,8 @@
 """A load under torchrun, or alone: the ranks of a group without Kubernetes.
 
 torchrun serves a store at ``MASTER_ADDR:MASTER_PORT`` already, and ends all ranks when one fails;
-so here nothing outlives a rank, and there is one incarnation.
+so here nothing outlives a rank, and there is one incarnation. Other launchers set the same
+variables and serve nothing: rank 0 does.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from shardedmodel_runtime.parallelism import MAX_GROUP_RANKS
 from shardedmodel_runtime.rank import metadata
 from shardedmodel_runtime.rank.group import choose_backend, claim, name_ranks
 from shardedmodel_runtime.rank.options import LAUNCH_TIMEOUT_SECONDS
-from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store
+from shardedmodel_runtime.rank.store import DistError, PrefixStore, Store, TCPStore
 from shardedmodel_runtime.report import GroupReport, RankReport
 from shardedmodel_runtime.storage.base import ObjectStore
 
@@ -45,6 +46,8 @@ TIMEOUT_SECONDS = 1800.0
 torchrun ends all ranks when one fails, so nobody waits for the dead."""
 POLL_SECONDS = 0.1
 """Between two looks whether all ranks are as far."""
+_LAUNCHER_SERVES = "TORCHELASTIC_USE_AGENT_STORE"
+"""Set by torchrun: ranks find the launcher's own store, under a name for each attempt."""
 _PREFIX = "shardedmodel"
 _loads = count()
 """Numbers this process's loads as all its peers number theirs: each has keys of its own."""
@@ -185,15 +188,19 @@ def _group_store(config: ModelLoadConfig, seconds: float) -> Store:
         return known
     patience = timedelta(seconds=seconds)
     try:
-        found = rendezvous("env://", config.rank, config.world_size, timeout=patience)
-        store: Store = next(found)[0]
-        return store
-    except ValueError as error:  # a variable is missing, or is no number
+        if os.environ.get(_LAUNCHER_SERVES) == "True":
+            store: Store = next(rendezvous("env://", timeout=patience))[0]
+            return store
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError) as error:  # a variable is missing, or is no number
         raise ConfigurationError(
             f"WORLD_SIZE is {config.world_size}, and the group's store cannot be found: "
             f"{excerpt(str(error))}; start the ranks with torchrun, which sets MASTER_ADDR and "
             "MASTER_PORT"
         ) from error
+    # torch's own rendezvous would wait for all ranks here, and name none of those that do not come.
+    serves = config.rank == 0
+    return TCPStore(host, port, None, serves, patience, wait_for_workers=False, multi_tenant=True)
 
 
 def _sharing(config: ModelLoadConfig) -> Sharing | None:

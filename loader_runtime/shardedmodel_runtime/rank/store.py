@@ -30,7 +30,17 @@ from torch.distributed import (  # type: ignore[attr-defined]
 
 from shardedmodel_runtime.errors import GroupError, excerpt
 
-__all__ = ["Address", "Connection", "DistError", "PrefixStore", "Store", "connect", "host", "reach"]
+__all__ = [
+    "Address",
+    "Connection",
+    "DistError",
+    "PrefixStore",
+    "Store",
+    "TCPStore",
+    "connect",
+    "host",
+    "reach",
+]
 
 CALL_TIMEOUT = timedelta(seconds=5)
 """Of one call, and of each answer within it: the store answers from memory, so this covers a busy

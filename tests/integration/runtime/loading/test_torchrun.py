@@ -135,6 +135,35 @@ def test_a_store_that_is_not_where_it_should_be_is_not_waited_for_longer_than_pe
         load_group(config, join_timeout_seconds=0.5)
 
 
+def test_ranks_that_do_not_come_are_named_also_where_no_launcher_serves_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    layout = write_layout(tmp_path, 3).uri
+    config = ModelLoadConfig(layout=layout, world_size=3, rank=0, device="cpu")
+    with pytest.raises(GroupError, match=r"2 of 3 ranks have not joined .* rank 0: 1, 2;"):
+        load_group(config, join_timeout_seconds=0.5)
+
+
+def test_ranks_form_their_group_also_where_no_launcher_serves_a_store(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shardedmodel_runtime", "load", "--json"]
+    command.append(write_layout(tmp_path, 2).uri)
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=os.environ | group | {"RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    reports = [rank.communicate(timeout=SECONDS)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert [r.rank for r in GroupReport.model_validate_json(reports[0]).ranks] == [0, 1]
+
+
 def test_what_torch_says_of_its_attempts_is_not_in_the_way_of_the_reason(tmp_path: Path) -> None:
     layout = write_layout(tmp_path, 2).uri
     command = ["-m", "shardedmodel_runtime", "load", layout, "--join-timeout-seconds", "1"]
