@@ -8,7 +8,6 @@ bench-loader``; writes ``forming-<date>.json`` beside this file.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from collections import defaultdict
@@ -72,10 +71,11 @@ def _has_weights(pod: Pod) -> bool:
 
 def main() -> None:
     """Measure, and write the dated file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.forming", description=__doc__)
-    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, metavar="N")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser = records.parser("forming", __doc__)
+    parser.add_argument(
+        "--ranks", type=int, nargs="+", default=RANKS, metavar="N", help="of each group"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="of each group")
     options = parser.parse_args()
     config = big_llama(MEGABYTES)
     with tempfile.TemporaryDirectory(prefix="forming-") as name, S3Server() as server:

@@ -7,7 +7,6 @@ limit of any loader. Then NCCL forms a group of one rank. The weights are zeros.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -240,12 +239,9 @@ def run(accelerator: Accelerator, megabytes: int, rounds: int) -> dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the dated file; gives the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = records.parser("gpu", __doc__)
     parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of the whole model")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="loads from each place")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print(

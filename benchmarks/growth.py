@@ -10,7 +10,6 @@ left them.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import tempfile
@@ -175,11 +174,8 @@ def take_turns(all_cases: Sequence[Case], rounds: int) -> dict[Case, list[Second
 
 def main() -> None:
     """Measure, and write the dated files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = records.parser("growth", __doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="loads of each case")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder")
     options = parser.parse_args()
     load_before = os.getloadavg()
     with ExitStack() as stack:

@@ -7,7 +7,6 @@ only ratios within a round are compared.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks import records
 from benchmarks.link import GIGABITS, Link
 from benchmarks.nginx import Nginx
 from benchmarks.peers.task import Task, evict
@@ -173,11 +173,12 @@ def take_turns(runner: Runner, scene: Scene, rounds: int) -> dict[str, list[dict
 
 def main() -> int:
     """Measure everything, and write the dated report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=MEGABYTES)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser = records.parser("loader", __doc__)
+    parser.add_argument(
+        "--megabytes", type=int, default=MEGABYTES, help="of the layers; embeddings come on top"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="loads by each loader")
     parser.add_argument("--only", help="a scene's name; default: all")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     load_before = os.getloadavg()
     with ExitStack() as stack:

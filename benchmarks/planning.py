@@ -185,8 +185,7 @@ def sizes_of_output(uri: str) -> dict[str, int]:
 
 def main() -> int:
     """Measure every run in a process of its own, and write the dated file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser = records.parser("planning", __doc__)
     parser.add_argument("--measure", metavar="URI", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:

@@ -6,7 +6,6 @@ byte counts are the point. Seconds are there for scale: server and Job share the
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -98,8 +97,7 @@ def _cases(text: str) -> list[tuple[int, int]]:
 
 def main() -> int:
     """Measure every case and write the dated file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser = records.parser("presharder", __doc__)
     parser.add_argument(
         "--cases", type=_cases, default=CASES, metavar="MB:RANKS,…", help="measure these alone"
     )

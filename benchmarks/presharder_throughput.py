@@ -8,7 +8,6 @@ within one round say something.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -153,8 +152,8 @@ def one_round(checkpoint: Path, scratch: Path) -> dict[str, Round]:
 
 def main() -> int:
     """Measure and write the dated files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = records.parser("presharder_throughput", __doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="in which all take turns")
     parser.add_argument(
         "--megabytes", type=int, default=500, help="of the layers; embeddings come on top"
     )
@@ -163,7 +162,6 @@ def main() -> int:
         default="/dev/shm",
         help="where files and the server's data go; default: memory",
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     load_before = os.getloadavg()
     rounds: dict[str, list[Round]] = {"file to file": [], "file to S3": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -10,6 +11,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+FOLDER = Path(__file__).parent
+"""Where the records that are kept lie."""
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Begin a benchmark's arguments: its docstring as it stands, and where the record goes.
+
+    Args:
+        module: its name below ``benchmarks``.
+        description: its docstring.
+    """
+    begun = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    begun.add_argument(
+        "--output", type=Path, default=FOLDER, metavar="FOLDER", help="of the dated files"
+    )
+    return begun
 
 
 def heading(what: str) -> dict[str, Any]:

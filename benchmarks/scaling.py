@@ -156,10 +156,7 @@ def _rank(layout: str, endpoint_url: str, rank: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser = records.parser("scaling", __doc__)
     # A process of this benchmark's own: the layout, the proxy's address, the rank.
     parser.add_argument("--rank-of", nargs=3, help=argparse.SUPPRESS)
     return parser

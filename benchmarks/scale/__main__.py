@@ -115,7 +115,7 @@ def _prepare(admin: Admin, account: Path) -> Path:
 
 def main() -> None:
     """Run, and write the dated files after each number of models: the largest takes an hour."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser = records.parser("scale", __doc__)
     parser.add_argument(
         "--models",
         type=int,
@@ -140,9 +140,12 @@ def main() -> None:
         metavar="M",
         help="of each run, the last of all that follow",
     )
-    parser.add_argument("--touch-seconds", type=float, default=330, metavar="S")
-    parser.add_argument("--touches-per-second", type=float, default=3, metavar="R")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1])
+    parser.add_argument(
+        "--touch-seconds", type=float, default=330, metavar="S", help="of changes to models at rest"
+    )
+    parser.add_argument(
+        "--touches-per-second", type=float, default=3, metavar="R", help="of those changes"
+    )
     parser.add_argument("--logs", type=Path, help="keep the operators' logs in this folder")
     options = parser.parse_args()
     ending.unwind_on_sigterm()

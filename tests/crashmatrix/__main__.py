@@ -94,7 +94,11 @@ def _write(part: str, record: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tests.crashmatrix", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crashmatrix",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--only", choices=("deaths", "faults"), help="one part; default: both")
     parser.add_argument("--sample", type=int, default=0, help="cells of each part; default: all")
     parser.add_argument(

@@ -26,3 +26,10 @@ def test_a_record_lies_under_its_own_date_even_if_midnight_has_passed(tmp_path: 
 
 def test_a_spread_is_the_median_between_the_least_and_the_most() -> None:
     assert records.spread([3.0, 1.00049, 2.0, 10.0]) == {"median": 2.5, "least": 1.0, "most": 10.0}
+
+
+def test_every_benchmark_shows_its_own_words_and_writes_beside_itself() -> None:
+    parser = records.parser("planning", "What it measures.\n\nOf what.")
+    assert "python -m benchmarks.planning" in parser.format_help()
+    assert "What it measures.\n\nOf what." in parser.format_help()
+    assert parser.parse_args([]).output == Path("benchmarks").resolve()
