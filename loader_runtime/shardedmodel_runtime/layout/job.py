@@ -190,6 +190,8 @@ class ShardJob:
                 before = source.bytes_read
                 with withdrawn_if_broken(saver):
                     manifest = found or self._make(source, metadata, plan, saver)
+                if found is not None:
+                    saver.drop_records_left()
                 if manifest is not None:
                     layout.drop_unfinished()
                 return summary_of(

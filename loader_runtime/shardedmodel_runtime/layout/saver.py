@@ -25,6 +25,7 @@ from shardedmodel_runtime.layout.manifest_content import (
 from shardedmodel_runtime.layout.objects import PlannedObject, plan_objects
 from shardedmodel_runtime.layout.placement import writing_order
 from shardedmodel_runtime.layout.records import (
+    RECORD_BYTES_LIMIT,
     find_finished,
     layout_object,
     leave_record,
@@ -210,12 +211,25 @@ class CheckpointSaver:
         self._drop_records()
         return manifest
 
+    def drop_records_left(self) -> None:
+        """Delete the records of a layout whose Job was killed after its commit, before it did."""
+        try:
+            self.store.read(record_key(self.objects[0].key), limit=RECORD_BYTES_LIMIT)
+        except StorageError as error:  # not there; or nothing that this Job has to do with
+            logger.debug("%s: no record is left: %s", self.store.uri, error)
+        else:
+            self._drop_records()
+
     def _drop_records(self) -> None:
-        """Delete the records: a layout that is made anew some day is to be made of the source."""
-        keys = [record_key(planned.key) for planned in self.objects]
+        """Delete the records: a layout that is made anew some day is to be made of the source.
+
+        The first goes last, so that it tells whether any are left.
+        """
+        first, *others = (record_key(planned.key) for planned in self.objects)
         try:
             with ThreadPoolExecutor(RECORD_THREADS, thread_name_prefix="record") as executor:
-                list(executor.map(self.store.delete, keys))
+                list(executor.map(self.store.delete, others))
+            self.store.delete(first)
         except StorageError as error:  # credentials that may write need not be allowed to delete
             logger.warning("%s: records of objects are left behind: %s", self.store.uri, error)
 

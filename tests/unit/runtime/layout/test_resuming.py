@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,26 @@ def test_records_are_gone_once_the_manifest_is_there(
     tmp_path: Path, checkpoint: Checkpoint, undisturbed: Manifest
 ) -> None:
     folder = tmp_path / "undisturbed" / undisturbed.layout_hash
+    assert files(folder) == finished_files(undisturbed)
+
+
+def test_records_that_a_job_left_which_was_killed_after_its_commit_go_with_the_next(
+    tmp_path: Path, checkpoint: Checkpoint, undisturbed: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = (tmp_path / "shards").as_uri()
+    folder = tmp_path / "shards" / undisturbed.layout_hash
+    deletions = itertools.count()
+
+    def killed(*_: object) -> None:
+        if next(deletions) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint, storage)
+    assert files(folder) > finished_files(undisturbed)
+    assert run(checkpoint, storage).reused
     assert files(folder) == finished_files(undisturbed)
 
 
