@@ -13,6 +13,8 @@ from shardedmodel_runtime.report import ShardSummary
 from tests.integration.runtime.conftest import Bucket
 
 WAIT_SECONDS = 60.0
+SERVER_SECONDS = 0.5
+"""For the server to answer a small write, also on a machine that does other work."""
 
 
 class Command:
@@ -66,3 +68,13 @@ def records(bucket: Bucket) -> list[str]:
     # What else ends so: the manifest, and the source's own small files.
     others = (MANIFEST_KEY, "source/config.json")
     return [key.removesuffix(suffix) for key in keys if not key.endswith(others)]
+
+
+def records_at_rest(bucket: Bucket) -> list[str]:
+    """Give the records once the server has taken what was on its way when a Job was killed."""
+    found: list[str] = records(bucket)
+    before: list[str] | None = None
+    while found != before:
+        time.sleep(SERVER_SECONDS)
+        found, before = records(bucket), found
+    return found

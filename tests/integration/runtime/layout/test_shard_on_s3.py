@@ -28,7 +28,7 @@ from shardedmodel_runtime.storage.s3 import S3Store
 from shardedmodel_runtime.storage.uri import parse_uri
 from tests.builders.layout import Checkpoint, make_checkpoint, missing_source_bytes, shard
 from tests.integration.runtime.conftest import Bucket
-from tests.integration.runtime.layout.shard_command import Command, records
+from tests.integration.runtime.layout.shard_command import Command, records, records_at_rest
 from tests.relays import Relay
 
 pytestmark = pytest.mark.integration
@@ -196,7 +196,7 @@ def test_a_killed_job_is_resumed_where_it_was(
     killed.process.send_signal(signal.SIGKILL)
     assert killed.end()[0] == -signal.SIGKILL
     assert not [key for key in bucket.keys("shards/") if key.endswith(MANIFEST_KEY)]
-    done = {key.split("/", 2)[2] for key in records(bucket)}
+    done = {key.split("/", 2)[2] for key in records_at_rest(bucket)}
     assert finished <= len(done) < len(undisturbed.objects)
     summary = command(bucket, source, tensor=2).summary()
     assert digests(bucket, summary) == {o.key: o.sha256 for o in undisturbed.objects}
