@@ -22,6 +22,7 @@ from shardedmodel_runtime.errors import (
 )
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena
+from shardedmodel_runtime.loading.config import seconds_until
 from shardedmodel_runtime.loading.flight import Flight
 from shardedmodel_runtime.loading.hedging import Hedging
 from shardedmodel_runtime.loading.runs import Run
@@ -107,6 +108,25 @@ class Fetcher:
                 flight.abandon()
             for _ in range(self._threads):
                 self._tasks.put(None)
+
+    def settle(self, until: float | None) -> None:
+        """Wait for reads that ``fetch_all`` left behind, which may still write where they read.
+
+        Args:
+            until: ``time.monotonic()`` until which to wait; None: as long as they take.
+
+        Raises:
+            Unavailable: one has not ended by then.
+        """
+        while self._busy:
+            try:
+                event = self._events.get(timeout=seconds_until(until))
+            except Empty:
+                raise Unavailable(
+                    f"the load did not end within its deadline: {self._busy} reads of "
+                    f"{self._store.uri} hang and may still write into its memory"
+                ) from None
+            self._busy -= isinstance(event, Ended)
 
     def _start(self, flight: Flight) -> None:
         reading = Reading(self._pinned(flight.run), self._told, flight.arena.make_room)

@@ -190,17 +190,20 @@ class Gatherer:
             with LocalStore(parse_uri(f"file://{cache.folder}")) as store:
                 terms = replace(self._terms, deadline=until)
                 self._arenas[item.key] = self._read_entry(store, item, terms)
-        except (ChecksumMismatch, StorageError):
+        except ChecksumMismatch:
+            cache.drop(item)
+        except StorageError:
             if is_over(self._deadline):
                 raise
             if is_over(until):
                 cache.give_up()
             else:
                 cache.drop(item)
-            self._progress.add(bytes_done=done - self._progress.bytes_done)
-            return False
-        self._progress.add(cache_hits=1, cache_bytes=item.bytes)
-        return True
+        else:
+            self._progress.add(cache_hits=1, cache_bytes=item.bytes)
+            return True
+        self._progress.add(bytes_done=done - self._progress.bytes_done)
+        return False
 
     def _read_entry(self, store: LocalStore, item: LayoutObject, terms: Terms) -> Arena:
         """Read an object that lies under its checksum, into the memory that ``item`` is to have."""
@@ -209,8 +212,13 @@ class Gatherer:
             with self._progress.timed("allocate"):
                 mapped = isinstance(source, MappedStore)
                 arena = arena_of(entry) if mapped else self._make_arena(item)
-            work = [(run, arena) for run in self._runs(entry)]
-            self._fetcher(source, Window(terms.concurrency), terms).fetch_all(work)
+            fetcher = self._fetcher(source, Window(terms.concurrency), terms)
+            try:
+                fetcher.fetch_all([(run, arena) for run in self._runs(entry)])
+            except (ChecksumMismatch, StorageError):
+                if self._reuses_memory:  # the store's bytes are to come into the same
+                    fetcher.settle(self._deadline)
+                raise
         return arena
 
     def _ask_store(

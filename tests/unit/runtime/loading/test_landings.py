@@ -16,10 +16,12 @@ from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.landings import await_landed, landing_in
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
 from shardedmodel_runtime.loading.shard import LoadedShard
-from tests.builders.rank_layout import Layout, raw, small_model, write_layout
+from tests.builders.rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
 
 HANGS_SECONDS = 30.0
 """More than any of these tests takes."""
+LATE_SECONDS = 0.3
+"""More than a load takes that does not wait for a late read."""
 
 
 class HangingFiles:
@@ -105,6 +107,64 @@ def test_memory_is_refused_while_a_load_hangs_that_had_not_begun_to_read(
     with pytest.raises(Unavailable, match="into: 1 reads of an earlier load"):
         DistributedCheckpointLoader(config(layout)).load(into=held)
     answers.set()
+
+
+class SpoiltEntry:
+    """An entry of a cache that is wrong in every block, of which all but the first come late."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, entry: Path) -> None:
+        self._asked = threading.Event()
+        self.awaited = threading.Event()
+        self.came = threading.Event()
+        self._entry = entry
+        self._read = os.preadv
+        entry.write_bytes(b"\xee" * entry.stat().st_size)
+        monkeypatch.setattr(os, "preadv", self._preadv)
+
+    def _preadv(self, file: int, buffers: list[Any], offset: int) -> int:
+        if os.readlink(f"/proc/self/fd/{file}") != str(self._entry):
+            return self._read(file, buffers, offset)
+        if offset == 0:  # found to be wrong while the others are under way
+            self._asked.wait(HANGS_SECONDS)
+            return self._read(file, buffers, offset)
+        self._asked.set()
+        self.awaited.wait(LATE_SECONDS)
+        count = self._read(file, buffers, offset)
+        self.came.set()
+        return count
+
+
+def test_late_bytes_of_a_bad_entry_of_the_cache_do_not_land_on_those_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path / "layout", 1)
+    cached = config(layout, cache=str(tmp_path / "cache"), range_bytes=BLOCK_BYTES)
+    held = load(cached)
+    spoilt = SpoiltEntry(monkeypatch, tmp_path / "cache" / layout.manifest.objects_of(0)[0].sha256)
+
+    loaded = DistributedCheckpointLoader(cached).load(into=held).state_dict
+    spoilt.awaited.set()
+
+    assert spoilt.came.wait(HANGS_SECONDS)
+    assert {name: raw(tensor) for name, tensor in loaded.items()} == {
+        name: raw(tensor) for name, tensor in layout.expected[0].items()
+    }
+
+
+def test_a_bad_entry_of_which_a_read_hangs_ends_the_load_at_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path / "layout", 1)
+    cached = config(layout, cache=str(tmp_path / "cache"), range_bytes=BLOCK_BYTES)
+    held = load(cached)
+    monkeypatch.setattr(f"{__name__}.LATE_SECONDS", HANGS_SECONDS)
+    spoilt = SpoiltEntry(monkeypatch, tmp_path / "cache" / layout.manifest.objects_of(0)[0].sha256)
+
+    with pytest.raises(Unavailable, match=r"reads of file://.*/cache hang and may still write"):
+        DistributedCheckpointLoader(cached.model_copy(update={"deadline_seconds": 0.5})).load(
+            into=held
+        )
+    spoilt.awaited.set()
 
 
 def test_a_load_waits_for_reads_that_are_about_to_end(tmp_path: Path) -> None:
