@@ -121,7 +121,8 @@ class DistributedCheckpointLoader:
 
         Raises:
             ConfigurationError: the layout was not cut for ``world_size`` ranks, or ``into`` is
-                another rank's or another device's, or holds objects of other sizes.
+                another rank's or another device's, or holds objects of other sizes or other
+                tensors.
             GroupError: a rank with which this one shares did not come to the load, or did not give
                 its part.
             LayoutNotFound: there is no manifest.
@@ -141,7 +142,7 @@ class DistributedCheckpointLoader:
         items = manifest.objects_of(self.config.rank)
         if self._sharing is not None:
             self._sharing.form(manifest, deadline)
-        held = {} if into is None else memory_of(into, items, self.config.rank, self.device)
+        held = {} if into is None else memory_of(into, manifest, self.config.rank, self.device)
         with _broken_where_objects_are_not_whole():
             arenas = self._gather(manifest, held, deadline)
         for arena in arenas:

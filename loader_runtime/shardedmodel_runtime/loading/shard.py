@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 
-from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.landings import await_landed
@@ -36,21 +37,22 @@ class LoadedShard:
 
 
 def memory_of(
-    into: LoadedShard, items: Sequence[LayoutObject], rank: int, device: torch.device
+    into: LoadedShard, manifest: Manifest, rank: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Give each object of a layout, by its key, the memory that an earlier load holds it in.
 
     Args:
         into: the earlier load.
-        items: the objects that are loaded now.
-        rank: whose they are.
+        manifest: of the layout that is loaded now.
+        rank: whose objects are.
         device: where they go.
 
     Raises:
         ConfigurationError: ``into`` is another rank's or another device's, or holds objects of
-            other sizes.
+            other sizes or other tensors.
         Unavailable: a read of a load that failed may still write into it.
     """
+    items = manifest.objects_of(rank)
     if into.rank != rank:
         raise ConfigurationError(
             f"into: holds the shard of rank {into.rank}, and rank {rank} is loaded; "
@@ -62,6 +64,9 @@ def memory_of(
             f"into: holds objects of {held} bytes, and the layout has {wanted} for rank "
             f"{into.rank}; use memory of a layout that is cut alike, or load without it"
         )
+    if _said_of(into.manifest, rank) != _said_of(manifest, rank):
+        for former, item in zip(into.manifest.objects_of(rank), items, strict=True):
+            _check_same_tensors(_tensors_in(into.manifest, former), _tensors_in(manifest, item))
     for tensor in into.memory:
         if tensor.device != device:
             raise ConfigurationError(
@@ -70,3 +75,47 @@ def memory_of(
             )
         await_landed(tensor)
     return {item.key: tensor for item, tensor in zip(items, into.memory, strict=True)}
+
+
+def _said_of(manifest: Manifest, rank: int) -> object:
+    """Give what decides where a rank's tensors lie; most layouts that are cut alike say the same.
+
+    It is compared in milliseconds, where hundreds of thousands of tensors take a second.
+    """
+    items = [(item.ranks, item.data_start, item.tensors) for item in manifest.objects_of(rank)]
+    return manifest.parallelism, manifest.cuts, manifest.entries, items
+
+
+_TensorPlace = tuple[str, str, tuple[int, ...], int]
+"""Name, dtype and shape of a tensor, and its first byte in its object."""
+
+
+def _tensors_in(manifest: Manifest, item: LayoutObject) -> list[_TensorPlace]:
+    """Say which bytes of an object are which tensor."""
+    return [
+        (placed.name, placed.cut.dtype, placed.piece.shape, item.data_start + placed.start)
+        for placed in manifest.placed(item)
+    ]
+
+
+def _check_same_tensors(held: Sequence[_TensorPlace], wanted: Sequence[_TensorPlace]) -> None:
+    """See that what a model holds stays what it takes it for: its views do not change.
+
+    Raises:
+        ConfigurationError: a tensor would lie where another one is.
+    """
+    if held == wanted:
+        return
+    for one, other in zip_longest(held, wanted):
+        if one != other:
+            raise ConfigurationError(
+                f"into: holds {_described(one)} where the layout has {_described(other)}; use "
+                "memory of a layout that is cut alike, or load without it"
+            )
+
+
+def _described(place: _TensorPlace | None) -> str:
+    if place is None:
+        return "nothing"
+    name, dtype, shape, start = place
+    return f"{excerpt(name)!r} ({dtype} {list(shape)} at byte {start})"

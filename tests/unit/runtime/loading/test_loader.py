@@ -101,51 +101,11 @@ def test_a_tensor_that_is_written_to_leaves_the_layout_as_it_is(
     assert layout.object_path(0).read_bytes() == before
 
 
-def test_new_weights_come_into_the_memory_of_an_earlier_load(tmp_path: Path) -> None:
-    first = write_layout(tmp_path / "first", 2)
-    other = {name: tensor + 1 for name, tensor in small_model().items()}
-    second = write_layout(tmp_path / "second", 2, other)
-    held = load(config(first, map_files=False))
-    load(config(second), into=held)
-    assert {name: raw(tensor) for name, tensor in held.state_dict.items()} == {
-        name: raw(tensor) for name, tensor in second.expected[0].items()
-    }
-
-
-def test_new_weights_come_into_that_memory_from_the_cache_too(tmp_path: Path) -> None:
-    layout = write_layout(tmp_path / "layout", 2)
-    cached = config(layout, cache=str(tmp_path / "cache"))
-    load(cached)
-    held = load(config(layout, map_files=False))
-    for tensor in held.state_dict.values():
-        tensor.zero_()
-    shard = DistributedCheckpointLoader(cached).load(into=held)
-    assert shard.report.cache_hits == len(held.memory)
-    assert {name: raw(tensor) for name, tensor in held.state_dict.items()} == {
-        name: raw(tensor) for name, tensor in layout.expected[0].items()
-    }
-
-
-def test_memory_of_another_rank_is_refused(tmp_path: Path) -> None:
-    layout = write_layout(tmp_path, 2)
-    with pytest.raises(ConfigurationError, match="the shard of rank 1, and rank 0 is loaded"):
-        DistributedCheckpointLoader(config(layout)).load(into=load(config(layout, 1)))
-
-
 def test_a_second_load_counts_from_nothing(tmp_path: Path) -> None:
     loader = DistributedCheckpointLoader(config(write_layout(tmp_path, 2)))
     loader.load()
     report = loader.load().report
     assert loader.progress.bytes_done == report.bytes == report.bytes_read
-
-
-def test_memory_of_objects_of_other_sizes_is_refused_before_it_is_touched(tmp_path: Path) -> None:
-    held = load(config(write_layout(tmp_path / "first", 2)))
-    before = held.memory[0].clone()
-    larger = write_layout(tmp_path / "second", 2, small_model(128))
-    with pytest.raises(ConfigurationError, match=r"into: holds objects of .* bytes"):
-        DistributedCheckpointLoader(config(larger)).load(into=held)
-    assert torch.equal(held.memory[0], before)
 
 
 def test_a_rank_reads_exactly_the_bytes_of_its_objects(tmp_path: Path) -> None:
