@@ -118,12 +118,14 @@ def load_group(
         GroupError: ranks did not meet in time, rank 0 did not publish the manifest, or a rank had
             not loaded so long after this one as a load may take.
     """
+    # Taken before anything that may fail on this rank alone.
+    number = next(_loads) if config.world_size > 1 else 0
     with open_layout(config) as layout:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
         backend = choose_backend("auto", loader.device)
         under_way = UnderWay(layout, loader, waits_for_ranks=config.world_size > 1)
         with watching(under_way):
-            store = _join(config, backend, claim(loader.device), join_timeout_seconds)
+            store = _join(config, number, backend, claim(loader.device), join_timeout_seconds)
             under_way.waits_for_ranks = False
             # Ranks have met, so from here on the slowest to start takes nothing from a load's time.
             deadline = config.deadline_from_now()
@@ -145,9 +147,9 @@ def load_group(
 
 
 def _join(
-    config: ModelLoadConfig, backend: str, bound: torch.device | None, seconds: float
+    config: ModelLoadConfig, number: int, backend: str, bound: torch.device | None, seconds: float
 ) -> Store | None:
-    """Meet the other ranks in torch's default group; gives the store of this load.
+    """Meet the other ranks in torch's default group; gives the store of the load of this number.
 
     The group is formed where there is none yet. None for a rank that is alone.
     """
@@ -155,7 +157,7 @@ def _join(
         return None
     try:
         store = _group_store(config, seconds)
-        own = PrefixStore(f"{_PREFIX}/{next(_loads)}", store)
+        own = PrefixStore(f"{_PREFIX}/{number}", store)
         await_all(own, config.rank, config.world_size, "joined", seconds)
         if not dist.is_initialized():
             dist.init_process_group(
