@@ -58,6 +58,7 @@ class Sharing:
         self._timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
         self._deadline: float | None = None
         self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
+        self._former: list[dist.ProcessGroup] = []
 
     def form(self, manifest: Manifest, deadline: float | None) -> None:
         """Form a group for each set of ranks that hold an object; all ranks have to do it.
@@ -73,15 +74,28 @@ class Sharing:
             GroupError: a rank did not come to this load.
         """
         self._deadline = deadline
-        former, self._groups = self._groups, {}
+        self._leave()
         try:
             self._form_all({tuple(item.ranks) for item in manifest.objects})
-            if former:
+            if self._former:
                 self._run(dist.barrier)
         except RuntimeError as error:  # torch's own, as below
             raise GroupError(f"not all ranks began to load: {excerpt(str(error))}") from error
-        for group in former.values():
-            drop(group)
+        self._drop_former()
+
+    def end(self) -> None:
+        """End all groups: no rank takes from this one any more, or it has nothing to give."""
+        self._leave()
+        if dist.is_initialized():  # else they ended with the default group
+            self._drop_former()
+
+    def _leave(self) -> None:
+        self._former += self._groups.values()
+        self._groups = {}
+
+    def _drop_former(self) -> None:
+        while self._former:
+            drop(self._former.pop())
 
     @property
     def _patience(self) -> timedelta | None:

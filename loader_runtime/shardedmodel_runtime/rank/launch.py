@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -120,8 +120,8 @@ def load_group(
     """
     # Taken before anything that may fail on this rank alone.
     number = next(_loads) if config.world_size > 1 else 0
-    with open_layout(config) as layout:
-        loader = DistributedCheckpointLoader(config, store=layout, sharing=_sharing(config))
+    with _sharing(config) as sharing, open_layout(config) as layout:
+        loader = DistributedCheckpointLoader(config, store=layout, sharing=sharing)
         backend = choose_backend("auto", loader.device)
         under_way = UnderWay(layout, loader, waits_for_ranks=config.world_size > 1)
         with watching(under_way):
@@ -205,11 +205,17 @@ def _group_store(config: ModelLoadConfig, seconds: float) -> Store:
     return TCPStore(host, port, None, serves, patience, wait_for_workers=False, multi_tenant=True)
 
 
-def _sharing(config: ModelLoadConfig) -> Sharing | None:
-    """Say how ranks share, where they do and there are several."""
+@contextmanager
+def _sharing(config: ModelLoadConfig) -> Iterator[Sharing | None]:
+    """Say how ranks share, where they do and there are several; it ends when all have loaded."""
     if not config.share_common or config.world_size == 1:
-        return None
-    return Sharing(config.rank, config.deadline_seconds)
+        yield None
+        return
+    sharing = Sharing(config.rank, config.deadline_seconds)
+    try:
+        yield sharing
+    finally:
+        sharing.end()
 
 
 def _obtain_manifest(

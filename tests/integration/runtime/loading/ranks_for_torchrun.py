@@ -49,8 +49,10 @@ def main(layout: str, expected: str, *options: str) -> None:
         assert tensors[name].to_local().data_ptr() == shard.state_dict[name].data_ptr()
     if "share" in options:
         load_again(config)
+    groups = len(distributed_c10d._world.pg_map)
     again, _ = load_group(config)
     assert all(torch.equal(again.state_dict[name], t) for name, t in shard.state_dict.items())
+    assert len(distributed_c10d._world.pg_map) == groups
     leave()
 
 

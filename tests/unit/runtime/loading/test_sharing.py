@@ -213,6 +213,22 @@ def test_groups_of_an_earlier_load_last_until_all_ranks_have_left_it(
     assert groups == ["0", "1"]
 
 
+def test_groups_end_with_what_shares_those_too_that_outlived_a_load(
+    layout: Layout, groups: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def barrier() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    sharing = Sharing(0)
+    sharing.form(layout.manifest, None)
+    monkeypatch.setattr(dist, "barrier", barrier)
+    with pytest.raises(GroupError):
+        sharing.form(layout.manifest, None)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    sharing.end()
+    assert groups == []
+
+
 def test_without_a_group_nothing_is_shared(layout: Layout) -> None:
     with pytest.raises(ConfigurationError, match="share_common: needs the process group"):
         load(layout, None)
