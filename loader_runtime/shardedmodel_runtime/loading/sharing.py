@@ -134,8 +134,11 @@ class Sharing:
                     group = self._groups[tuple(item.ranks)]
                     self._run(partial(dist.broadcast, piece, giver, group=group))
             except RuntimeError as error:  # torch's own: gloo and NCCL raise nothing narrower
+                what = "did not give its part"
+                if giver == self._rank:
+                    what = "could not give its part to all"
                 raise GroupError(
-                    f"rank {giver} did not give its part of {item.key}: {excerpt(str(error))}"
+                    f"rank {giver} {what} of {item.key}: {excerpt(str(error))}"
                 ) from error
 
     def _run(self, collective: Callable[..., dist.Work | None]) -> None:

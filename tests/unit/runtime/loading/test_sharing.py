@@ -99,16 +99,23 @@ def test_blocks_that_are_wrong_everywhere_are_an_error(layout: Layout) -> None:
         load(layout, Peers(layout))
 
 
-def test_a_peer_that_gives_nothing_is_named(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("rank", "told"),
+    [(0, "rank 0 could not give its part to all of common/"), (1, "rank 0 did not give its part")],
+)
+def test_a_part_that_does_not_come_is_told_by_who_takes_it_and_who_gives_it(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, rank: int, told: str
 ) -> None:
     def broadcast(tensor: torch.Tensor, src: int, group: object) -> None:
         raise RuntimeError("Timed out waiting for recv operation")
 
     monkeypatch.setattr(dist, "new_group", lambda ranks, timeout: None)
     monkeypatch.setattr(dist, "broadcast", broadcast)
-    with pytest.raises(GroupError, match=r"rank 0 did not give its part of common/.*Timed out"):
-        load(layout, Sharing(0))
+    both = layout.manifest.objects_of(0)[1]
+    sharing = Sharing(rank)
+    sharing.form(layout.manifest, None)
+    with pytest.raises(GroupError, match=f"{told}.*Timed out"):
+        sharing.exchange(both, torch.zeros(both.bytes, dtype=torch.uint8), BLOCK_BYTES)
 
 
 class Part:
