@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
-from shardedmodel_runtime.errors import ConfigurationError, LayoutError, NotFound, Unavailable
+from shardedmodel_runtime.errors import ConfigurationError, Unavailable
 from shardedmodel_runtime.layout.manifest import Manifest, read_manifest
 from shardedmodel_runtime.loading.arena import Arena, arena_maker, callers_stream, choose_device
+from shardedmodel_runtime.loading.broken import broken_where_objects_are_not_whole
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
 from shardedmodel_runtime.loading.gathering import Gatherer
@@ -25,8 +25,7 @@ from shardedmodel_runtime.loading.sharing import Sharing
 from shardedmodel_runtime.loading.terms import Terms
 from shardedmodel_runtime.loading.views import tensor_views
 from shardedmodel_runtime.memory import peak_memory_bytes
-from shardedmodel_runtime.naming import MANIFEST_KEY
-from shardedmodel_runtime.storage.base import ObjectStore, TooShort
+from shardedmodel_runtime.storage.base import ObjectStore
 from shardedmodel_runtime.storage.opening import StoreOptions, open_store
 from shardedmodel_runtime.storage.waiting import within
 
@@ -125,7 +124,7 @@ class DistributedCheckpointLoader:
                 tensors.
             GroupError: a rank with which this one shares did not come to the load, or did not give
                 its part.
-            LayoutNotFound: there is no manifest.
+            LayoutNotFound: there is no manifest, or neither manifest nor objects any more.
             LayoutError: an object of the manifest's is missing, or shorter than it says.
             ChecksumMismatch: a block is wrong in the store.
             StorageError: the store refused or failed.
@@ -143,8 +142,7 @@ class DistributedCheckpointLoader:
         if self._sharing is not None:
             self._sharing.form(manifest, deadline)
         held = {} if into is None else memory_of(into, manifest, self.config.rank, self.device)
-        with _broken_where_objects_are_not_whole():
-            arenas = self._gather(manifest, held, deadline)
+        arenas = self._gather(manifest, held, deadline)
         for arena in arenas:
             arena.finish()
         state_dict: dict[str, torch.Tensor] = {}
@@ -172,7 +170,7 @@ class DistributedCheckpointLoader:
             landings.enter_context(landing_in(memory))
 
         def work() -> list[Arena]:
-            with landings, stream:
+            with landings, stream, broken_where_objects_are_not_whole(self._store):
                 self._cache = self._cache or _cache_of(self.config)
                 if self._cache is not None:
                     self._cache.expect(items)
@@ -232,19 +230,6 @@ class DistributedCheckpointLoader:
         )
 
 
-@contextmanager
-def _broken_where_objects_are_not_whole() -> Iterator[None]:
-    """Tell of what the manifest names and the store has not as of a layout that is broken."""
-    try:
-        yield
-    except (NotFound, TooShort) as error:
-        what = error.what if isinstance(error, NotFound) else error.message
-        raise LayoutError(
-            f"{what}, and the manifest names it; delete the layout's {MANIFEST_KEY} and "
-            "pre-shard the model again"
-        ) from error
-
-
 def _cache_of(config: ModelLoadConfig) -> NodeCache | None:
     if not config.cache:
         return None
@@ -262,7 +247,7 @@ def load(config: ModelLoadConfig, *, into: LoadedShard | None = None) -> LoadedS
     Raises:
         ConfigurationError: the layout was not cut for ``world_size`` ranks, its address or the
             device cannot be meant, ``share_common`` asks for a group, or ``into`` does not fit.
-        LayoutNotFound: there is no manifest.
+        LayoutNotFound: there is no manifest, or neither manifest nor objects any more.
         LayoutError: an object of the manifest's is missing, or shorter than it says.
         ChecksumMismatch: a block is wrong in the store.
         StorageError: the store refused or failed.

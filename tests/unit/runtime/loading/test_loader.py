@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -176,6 +177,19 @@ def test_a_layout_whose_object_is_missing_or_shortened_is_broken(
     spoil(layout.object_path(1))
     with pytest.raises(LayoutError, match=r"tp-00001-of-00002.*delete the layout's manifest\.json"):
         load(config(layout, 1, map_files=map_files))
+
+
+@pytest.mark.parametrize("unmounted", [True, False])
+def test_a_layout_of_which_nothing_is_there_is_missing_and_not_broken(
+    tmp_path: Path, unmounted: bool
+) -> None:
+    layout = write_layout(tmp_path / "volume", 2)
+    shutil.rmtree(layout.folder)
+    if not unmounted:
+        layout.folder.mkdir()
+    with pytest.raises(LayoutNotFound, match="same volume or bucket as rank 0") as raised:
+        DistributedCheckpointLoader(config(layout)).load(layout.manifest)
+    assert "delete" not in raised.value.message.removesuffix("nobody deleted it")
 
 
 def test_a_folder_without_a_manifest_is_no_layout(tmp_path: Path) -> None:
