@@ -58,7 +58,7 @@ class S3Store(S3Bucket):
         clock: by which requests are signed; None: one that learns the server's.
 
     Raises:
-        ConfigurationError: the endpoint is no URL.
+        ConfigurationError: the endpoint is no URL, or its proxy no address.
     """
 
     part_limits = (MIN_PART_BYTES, MAX_PART_BYTES)

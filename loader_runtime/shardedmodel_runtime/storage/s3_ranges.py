@@ -19,7 +19,6 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTT
 from botocore.httpsession import URLLib3Session
 from botocore.parsers import create_parser
 from botocore.session import Session
-from botocore.utils import get_environ_proxies
 
 from shardedmodel_runtime.errors import Unavailable, excerpt
 from shardedmodel_runtime.storage.s3_certificates import certificates
@@ -31,6 +30,7 @@ from shardedmodel_runtime.storage.s3_errors import (
     unreachable,
 )
 from shardedmodel_runtime.storage.s3_logs import hide_signatures, without_query
+from shardedmodel_runtime.storage.s3_proxies import proxies
 from shardedmodel_runtime.storage.s3_urls import SignedUrls
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -97,6 +97,9 @@ class RangeReader:
         session: botocore's; knows certificates.
         clock: of the server.
         read_timeout_seconds: longest silence on a connection.
+
+    Raises:
+        ConfigurationError: what the environment names as the proxy is no address.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class RangeReader:
         self._clock = clock
         self._http = URLLib3Session(
             verify=certificates(session, urls.endpoint_url),
-            proxies=get_environ_proxies(urls.endpoint_url),
+            proxies=proxies(urls.endpoint_url),
             timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds),
             max_pool_connections=RANGE_CONNECTIONS,
         )

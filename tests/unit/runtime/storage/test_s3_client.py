@@ -16,6 +16,7 @@ VARIABLES = (
     *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
     *("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_DEFAULT_REGION"),
     *("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"),
 )
 OVER_TLS = StoreOptions("https://localhost:1", credentials=Credentials("key", "secret"))
 PLAIN = StoreOptions("http://localhost:1", credentials=Credentials("key", "secret"))
@@ -113,3 +114,57 @@ def test_a_region_that_is_no_name_is_not_taken_for_the_endpoint(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu west")
     with pytest.raises(ConfigurationError, match=r"AWS's configuration: .*'eu west'"):
         opened()
+
+
+WRONG_PROXIES = (
+    "http://user:pa#SECRET@proxy:3128",
+    "http://user:pa/SECRET@proxy:3128",
+    "http://user:SECRET@proxy:80x",
+    "user:SECRET@proxy:99999",
+    "socks5://user:SECRET@proxy:1080",
+    "http://user:SECRET@[::1:3128",
+)
+
+
+@pytest.mark.parametrize("address", WRONG_PROXIES)
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
+def test_a_proxy_that_is_no_address_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    monkeypatch.setenv(name, address)
+    store = StoreOptions("https://store:1", credentials=Credentials("key", "secret"))
+    with pytest.raises(ConfigurationError, match=f"^{name}: is no address of a proxy") as raised:
+        opened(store)
+    assert "SECRET" not in str(raised.value)
+    assert "pa" not in str(raised.value).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "proxy",
+        "proxy:3128",
+        "//proxy:3128",
+        "http://proxy:3128/",
+        "https://user:p%23ss@proxy.example:3128",
+        "user:p@ss@127.0.0.1:3128",
+        "http://[::1]:3128",
+    ],
+)
+def test_a_proxy_is_any_address_that_botocore_takes(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    opened(StoreOptions("https://store:1", credentials=Credentials("key", "secret")))
+
+
+def test_a_proxy_that_the_store_is_not_reached_through_may_be_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:x")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:x")
+    monkeypatch.setenv("NO_PROXY", "store")
+    opened(StoreOptions("https://store:1", credentials=Credentials("key", "secret")))
+    monkeypatch.delenv("HTTPS_PROXY")
+    opened(OVER_TLS)
