@@ -24,7 +24,7 @@ from shardedmodel_runtime.storage.base import ObjectInfo, checked_key, too_large
 from shardedmodel_runtime.storage.options import StoreOptions
 from shardedmodel_runtime.storage.reading import Reading
 from shardedmodel_runtime.storage.retry import RetryPolicy
-from shardedmodel_runtime.storage.s3_answers import digest_of, if_match, whole_size
+from shardedmodel_runtime.storage.s3_answers import digest_of, if_match, length_in, whole_size
 from shardedmodel_runtime.storage.s3_bucket import S3Bucket
 from shardedmodel_runtime.storage.s3_client import make_client, new_session
 from shardedmodel_runtime.storage.s3_clock import ServerClock
@@ -270,8 +270,9 @@ class S3Store(S3Bucket):
         span, _, size = answer.content_range.partition("/")
         if span == f"bytes {begin}-{stop - 1}":
             return
-        if size.isdecimal() and int(size) < stop:
-            raise too_short(self._where(key), int(size), stop)
+        whole = length_in(size)
+        if whole is not None and whole < stop:
+            raise too_short(self._where(key), whole, stop)
         raise Unavailable(
             f"{self._where(key)}: bytes {begin}-{stop - 1} asked for, "
             f"{excerpt(answer.content_range)} received"

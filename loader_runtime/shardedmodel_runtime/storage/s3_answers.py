@@ -7,6 +7,14 @@ from typing import Any
 
 from shardedmodel_runtime.errors import Unavailable
 
+LENGTH_DIGITS = 19
+"""Most that a length has: that of an object is below 2**63, and Python refuses 4,300 digits."""
+
+
+def length_in(header: str) -> int | None:
+    """Bytes that a header tells; None where it tells no length that an object can have."""
+    return int(header) if header.isdecimal() and len(header) <= LENGTH_DIGITS else None
+
 
 def whole_size(answer: Mapping[str, Any], where: str) -> int:
     """Bytes of the whole object; a server that ignores Range sends all of it.
@@ -14,12 +22,12 @@ def whole_size(answer: Mapping[str, Any], where: str) -> int:
     Raises:
         Unavailable: the answer does not tell; its headers end at one that is malformed.
     """
-    size = str(answer.get("ContentRange", "")).rpartition("/")[2]
-    if not size.isdecimal():
-        size = str(answer.get("ContentLength", ""))
-    if not size.isdecimal():
+    size = length_in(str(answer.get("ContentRange", "")).rpartition("/")[2])
+    if size is None:
+        size = length_in(str(answer.get("ContentLength", "")))
+    if size is None:
         raise Unavailable(f"{where}: the answer does not tell the object's length")
-    return int(size)
+    return size
 
 
 def digest_of(answer: Mapping[str, Any]) -> str:

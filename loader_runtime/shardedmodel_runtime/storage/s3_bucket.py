@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-from shardedmodel_runtime.errors import Unavailable
+from shardedmodel_runtime.errors import Unavailable, excerpt
 from shardedmodel_runtime.storage.base import CountingStore, checked_key
 from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.s3_clock import ServerClock
@@ -66,6 +67,10 @@ class S3Bucket(CountingStore):
             raise translate(error, self._where(key)) from error
         except (BotoCoreError, OSError) as error:
             raise translate(error, self._where(key)) from error
+        except (ResponseParserError, ValueError) as error:  # a length that is no number, say
+            raise Unavailable(
+                f"{self._where(key)}: the answer cannot be understood: {excerpt(str(error))}"
+            ) from error
 
     def _signed_rightly(
         self, call: Callable[..., dict[str, Any]], arguments: Mapping[str, Any]

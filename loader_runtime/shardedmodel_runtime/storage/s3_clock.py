@@ -20,6 +20,9 @@ TOLERANCE = timedelta(minutes=1)
 """What clocks may differ by without being the reason of a refusal: a Date header tells seconds,
 and an answer may be on its way for as long as a read may be silent."""
 
+LAST_YEAR = 9998
+"""Of a clock that can go on: Python's time ends with the year after it."""
+
 _SIGNED = "timestamp"
 """Where botocore's signers keep the time that they sign, in a request's context."""
 _FORMAT = "%Y%m%dT%H%M%SZ"
@@ -76,6 +79,8 @@ def _date_of(error: ClientError, default: datetime) -> datetime:
     metadata = error.response.get("ResponseMetadata", {})
     try:
         date = parsedate_to_datetime(str(metadata.get("HTTPHeaders", {}).get("date", "")))
-    except ValueError:
+    except (ValueError, OverflowError):  # a year of many digits
+        return default
+    if date.year > LAST_YEAR:
         return default
     return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -21,6 +21,7 @@ from botocore.parsers import create_parser
 from botocore.session import Session
 
 from shardedmodel_runtime.errors import Unavailable, excerpt
+from shardedmodel_runtime.storage.s3_answers import length_in
 from shardedmodel_runtime.storage.s3_certificates import certificates
 from shardedmodel_runtime.storage.s3_clock import ServerClock
 from shardedmodel_runtime.storage.s3_errors import (
@@ -58,8 +59,7 @@ class RangeAnswer:
         # The response of http.client under urllib3's: urllib3's readinto copies every byte.
         self._body = raw._fp
         self.etag = str(raw.headers.get("ETag", ""))
-        size = str(raw.headers.get("Content-Length", ""))
-        self.size = int(size) if size.isdecimal() else None
+        self.size = length_in(str(raw.headers.get("Content-Length", "")))
         self.content_range = str(raw.headers.get("Content-Range", "no range"))
 
     def readinto(self, into: memoryview) -> int:
