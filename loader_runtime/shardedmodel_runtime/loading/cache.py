@@ -46,6 +46,8 @@ cache, which it waits for this once."""
 WORTH_SHARING_BYTES = 16 * 1024 * 1024
 """Of an object that ranks of a pod share: a smaller one, of less than a block, is read before its
 other reader would have been waited for."""
+FOLDER_LIMIT = 512
+"""Characters kept of the folder in a message: half of what a rank's report takes as one."""
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 
@@ -92,7 +94,8 @@ class NodeCache:
         """Go on without the cache, and say why once."""
         if not self.error:
             reason = excerpt(error.strerror or str(error))
-            self.error = f"{CACHE_TROUBLE}{self.folder}: {reason}; loading goes on without it"
+            folder = excerpt(str(self.folder), FOLDER_LIMIT)
+            self.error = f"{CACHE_TROUBLE}{folder}: {reason}; loading goes on without it"
             logger.warning("%s", self.error)
 
     def give_up(self) -> None:

@@ -21,7 +21,7 @@ from shardedmodel_runtime.loading.window import Window
 from shardedmodel_runtime.storage.base import ObjectStore, RangeStore
 from shardedmodel_runtime.storage.local import LocalStore
 from shardedmodel_runtime.storage.mapping import MappedStore, can_map
-from shardedmodel_runtime.storage.uri import parse_uri
+from shardedmodel_runtime.storage.uri import StoreUri
 
 ArenaMaker = Callable[[LayoutObject], Arena]
 """Makes an arena for an object of the layout, under its name there."""
@@ -187,7 +187,7 @@ class Gatherer:
         done = self._progress.bytes_done
         until = self._deadline if self._reuses_memory else self._middle()
         try:
-            with LocalStore(parse_uri(f"file://{cache.folder}")) as store:
+            with LocalStore(StoreUri("file", "", str(cache.folder))) as store:
                 terms = replace(self._terms, deadline=until)
                 self._arenas[item.key] = self._read_entry(store, item, terms)
         except ChecksumMismatch:

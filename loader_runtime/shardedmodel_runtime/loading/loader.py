@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -233,7 +234,7 @@ class DistributedCheckpointLoader:
 def _cache_of(config: ModelLoadConfig) -> NodeCache | None:
     if not config.cache:
         return None
-    folder = Path(config.cache).resolve()
+    folder = Path(os.path.realpath(config.cache))  # Path.resolve raises where links are a circle
     return NodeCache(folder, config.cache_bytes, config.cache_peers)
 
 

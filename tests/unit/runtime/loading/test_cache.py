@@ -184,12 +184,6 @@ def test_a_file_system_without_locks_means_no_cache(
     assert "No locks available; loading goes on without it" in shard.report.cache_error
 
 
-def test_a_folder_may_be_named_by_a_way_around(layout: Layout, folder: Path) -> None:
-    for hits in (0, 2):
-        shard = load(layout, folder / ".." / folder.name)
-        assert shard.report.cache_hits == hits
-
-
 def test_an_object_beyond_the_limit_is_not_kept(layout: Layout, folder: Path) -> None:
     shard = load(layout, folder, cache_bytes=1)
     assert_loaded(shard, layout)
@@ -243,15 +237,6 @@ def test_a_full_disk_means_no_cache_and_says_so(
     assert_loaded(shard, layout)
     assert entries(folder) == set()
     assert "No space left on device; loading goes on without it" in shard.report.cache_error
-
-
-def test_a_folder_that_cannot_be_made_means_no_cache(
-    layout: Layout, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder.write_text("a file")
-    shard = load(layout, folder)
-    assert_loaded(shard, layout)
-    assert str(folder) in shard.report.cache_error
 
 
 class HangingEntries:
