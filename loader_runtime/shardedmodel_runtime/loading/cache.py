@@ -53,7 +53,7 @@ _ENTRY = re.compile(r"[0-9a-f]{64}")
 
 
 class Release:
-    """Lets go of a lock: closes its file, once, whichever threads ask for it."""
+    """Lets go of a lock and closes its file, once, whichever threads ask for it."""
 
     def __init__(self, file: int) -> None:
         self._files = [file]
@@ -61,7 +61,7 @@ class Release:
     def __call__(self) -> None:
         """Let go, if that has not been done."""
         with suppress(IndexError):
-            os.close(self._files.pop())  # one thread pops it
+            _let_go(self._files.pop())  # one thread pops it
 
 
 class NodeCache:
@@ -228,7 +228,7 @@ class NodeCache:
                 )
             yield
         finally:
-            os.close(file)  # lets go of the lock
+            _let_go(file)
 
     def _make_room(self, size: int) -> bool:
         """Remove what killed writers left, and the least recently used entries beyond the limit.
@@ -271,6 +271,16 @@ def _locked(file: int, wait_until: float, poll_seconds: float) -> bool:
             time.sleep(poll_seconds)
         else:
             return True
+
+
+def _let_go(file: int) -> None:
+    """Close a file whose lock nobody is to have any more.
+
+    Closing alone would leave it to processes that were forked meanwhile, which have the file too.
+    """
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
 
 
 def _is_used(file: int, size: int) -> bool:

@@ -10,14 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading import cache as cache_module
-from shardedmodel_runtime.loading.cache import ROOM_LOCK, NodeCache
+from shardedmodel_runtime.loading.cache import LOCK_SUFFIX, ROOM_LOCK, NodeCache
 from shardedmodel_runtime.loading.cache_writer import STALE_SECONDS, is_left
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
@@ -87,6 +87,42 @@ def test_who_hangs_while_making_room_is_told_of_and_not_waited_for(
     with locked(tmp_path / ROOM_LOCK):
         assert not finds_room(cache, an_object())
     assert "another process has kept room.lock locked" in cache.error
+
+
+@contextmanager
+def forked_with(path: Path) -> Iterator[None]:
+    """Have an open file as a process has it that was forked, by ``os.fork`` say, meanwhile."""
+    opened = Path("/proc/self/fd")
+    (file,) = [int(name) for name in os.listdir(opened) if (opened / name).resolve() == path]
+    copy = os.dup(file)
+    yield
+    os.close(copy)
+
+
+def test_a_process_that_is_forked_meanwhile_keeps_no_object_locked(tmp_path: Path) -> None:
+    cache, peer = NodeCache(tmp_path, None), NodeCache(tmp_path, None)
+    with ExitStack() as forked:
+        with cache.lock(an_object(), 0.0):
+            forked.enter_context(forked_with(tmp_path / f"{an_object().sha256}{LOCK_SUFFIX}"))
+        with peer.lock(an_object(), 0.0) as got:
+            assert got
+
+
+def test_a_process_that_is_forked_meanwhile_keeps_no_room_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, make_room = NodeCache(tmp_path, SIZE), NodeCache._make_room
+    monkeypatch.setattr(cache_module, "ROOM_SECONDS", 0.05)
+    with ExitStack() as forked, monkeypatch.context() as patched:
+
+        def forking(self: NodeCache, size: int) -> bool:
+            forked.enter_context(forked_with(tmp_path / ROOM_LOCK))
+            return make_room(self, size)
+
+        patched.setattr(NodeCache, "_make_room", forking)
+        assert finds_room(cache, an_object())
+        patched.undo()
+        assert finds_room(NodeCache(tmp_path, SIZE), an_object(1))
 
 
 def test_what_was_used_last_stays(tmp_path: Path) -> None:
