@@ -213,8 +213,11 @@ class LocalWriter:
         self._users = 1  # the writer itself, and each part that is being written
         self._temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
         self._file = _create(self._temporary)
-        if size:
+        try:
             os.truncate(self._file, size)
+        except OSError:  # a size that the file system does not take
+            self.abort()
+            raise
 
     def write_part(self, index: int, data: bytes | bytearray) -> None:
         """Write one part at its place."""
