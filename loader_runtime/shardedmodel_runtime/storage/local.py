@@ -126,11 +126,11 @@ class LocalStore(CountingStore):
                     piece = into[filled : filled + SLICE_BYTES]
                     reading.coming(piece)
                     count = os.preadv(file.fileno(), [piece], start + filled)
+                    self.count(received=count)
                     reading.check()
                     if count == 0:
                         break
                     filled += count
-            self.count(received=filled)
             state = self.info(key, os.fstat(file.fileno()))
         if state.digest != (digest or before.digest):
             raise SourceChanged(f"{self.uri}/{key}: the file changed while it was being read")

@@ -11,6 +11,7 @@ import pytest
 
 from shardedmodel_runtime.errors import StorageError
 from shardedmodel_runtime.storage.local import LocalStore
+from shardedmodel_runtime.storage.retry import RetryPolicy
 from shardedmodel_runtime.storage.uri import parse_uri
 
 
@@ -39,3 +40,25 @@ def test_an_object_of_a_size_that_the_disk_does_not_take_leaves_nothing(
         store.open_writer("a", 2**62, 2**62)
     assert list(tmp_path.iterdir()) == []
     assert [link for link in links() if link.startswith(str(tmp_path))] == []
+
+
+def test_bytes_that_came_before_a_read_broke_off_are_counted_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retry = RetryPolicy(attempts=2, base_seconds=0.0)
+    store = LocalStore(parse_uri(tmp_path.as_uri()), retry)
+    store.write("a", b"0123456789")
+    preadv = os.preadv
+    ends = iter([4, None, 10])
+
+    def breaking(file: int, buffers: list[memoryview], offset: int) -> int:
+        end = next(ends)
+        if end is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(file, [buffers[0][:end]], offset)
+
+    monkeypatch.setattr(os, "preadv", breaking)
+    into = bytearray(10)
+    store.read_range("a", 0, memoryview(into))
+    assert into == b"0123456789"
+    assert (store.bytes_read, store.retries) == (14, 1)
