@@ -119,17 +119,20 @@ class MappedStore:
     def _read_once(self, key: str, into: memoryview, digest: str | None, reading: Reading) -> None:
         self._files.count(requests=1)
         file, mapped = self._mapped[key]
+        failure: OSError | None = None
         with self._files.translated(key), reading.landing(mapped.digest, lambda: None):
             try:
                 populate(into, Access.READ)
-            except OSError as error:
-                raise Unavailable(
-                    f"{self.uri}/{key}: its pages cannot be read: {excerpt(str(error))}"
-                ) from error
+                self._files.count(received=len(into))
+            except OSError as error:  # of a file that was cut short as well
+                failure = error
             state = self._files.info(key, os.fstat(file))
-        self._files.count(received=len(into))
         if state.digest != (digest or mapped.digest):
             raise SourceChanged(f"{self.uri}/{key}: the file changed while it was being read")
+        if failure is not None:
+            raise Unavailable(
+                f"{self.uri}/{key}: its pages cannot be read: {excerpt(str(failure))}"
+            ) from failure
 
 
 def can_map(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from pathlib import Path
 
@@ -64,6 +65,19 @@ def test_a_file_that_changes_in_place_is_noticed(files: LocalStore) -> None:
         os.utime(files.path("a"), ns=(1, 1))
         with pytest.raises(SourceChanged, match="changed while it was being read"):
             store.read_range("a", 0, memoryview(mapped))
+
+
+def test_a_file_that_is_cut_short_in_place_has_changed_and_is_not_asked_for_again(
+    files: LocalStore,
+) -> None:
+    size = 4 * mmap.PAGESIZE
+    files.write("b", bytes(size))
+    with MappedStore(files) as store:
+        mapped = store.map("b", size)
+        os.truncate(files.path("b"), mmap.PAGESIZE)
+        with pytest.raises(SourceChanged, match="changed while it was being read"):
+            store.read_range("b", 0, memoryview(mapped))
+    assert files.retries == 0
 
 
 def test_a_file_that_is_too_short_is_refused_before_it_is_mapped(files: LocalStore) -> None:
