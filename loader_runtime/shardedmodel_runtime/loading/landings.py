@@ -33,24 +33,36 @@ def landing_in(memory: torch.Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        with _changed:
-            _under_way[address] -= 1
-            if not _under_way[address]:
-                del _under_way[address]
-            _changed.notify_all()
+        _ended(address)
 
 
-def await_landed(memory: torch.Tensor) -> None:
-    """Return when no read writes into ``memory`` any more.
+@contextmanager
+def landing_alone(memory: torch.Tensor) -> Iterator[None]:
+    """Count a load into ``memory`` until it ends, which no other read writes into meanwhile.
+
+    Of several that ask for it at once one is given it, and the others wait as for one that failed.
 
     Raises:
-        Unavailable: one still does; it may end at any time.
+        Unavailable: another one still does; it may end at any time.
     """
     address = memory.data_ptr()
     with _changed:
         if not _changed.wait_for(lambda: address not in _under_way, ENDING_SECONDS):
             raise Unavailable(
-                f"into: {_under_way[address]} reads of an earlier load, which failed, hang and may "
-                "still write into its memory; try again when the file system answers, or load "
-                "into new memory"
+                f"into: {_under_way[address]} reads of an earlier load, which failed or has not "
+                "ended, may still write into its memory; try again when it has ended or the file "
+                "system answers, or load into new memory"
             )
+        _under_way[address] += 1
+    try:
+        yield
+    finally:
+        _ended(address)
+
+
+def _ended(address: int) -> None:
+    with _changed:
+        _under_way[address] -= 1
+        if not _under_way[address]:
+            del _under_way[address]
+        _changed.notify_all()

@@ -17,7 +17,7 @@ from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.config import ModelLoadConfig, seconds_until
 from shardedmodel_runtime.loading.gathering import Gatherer
 from shardedmodel_runtime.loading.hedging import AT_ONCE
-from shardedmodel_runtime.loading.landings import landing_in
+from shardedmodel_runtime.loading.landings import landing_alone
 from shardedmodel_runtime.loading.load_report import LoadReport, apportion
 from shardedmodel_runtime.loading.ring import MAX_WINDOWS
 from shardedmodel_runtime.loading.runs import Progress
@@ -130,7 +130,7 @@ class DistributedCheckpointLoader:
             ChecksumMismatch: a block is wrong in the store.
             StorageError: the store refused or failed.
             Unavailable: the store kept failing, the deadline passed, or reads of a load that
-                failed may still write into the memory of ``into``.
+                failed, or has not ended, may still write into the memory of ``into``.
         """
         deadline = self.config.deadline_from_now() if deadline is None else deadline
         manifest = manifest or read_manifest(self._store, within_seconds=seconds_until(deadline))
@@ -166,9 +166,10 @@ class DistributedCheckpointLoader:
         """Bring the rank's objects, and wait no longer than the deadline for what hangs."""
         items = manifest.objects_of(self.config.rank)
         stream = callers_stream(self.device)
-        landings = ExitStack()  # left by the thread that reads, however late that ends
-        for memory in held.values():
-            landings.enter_context(landing_in(memory))
+        with ExitStack() as claimed:
+            for memory in held.values():
+                claimed.enter_context(landing_alone(memory))
+            landings = claimed.pop_all()  # left by the thread that reads, however late that ends
 
         def work() -> list[Arena]:
             with landings, stream, broken_where_objects_are_not_whole(self._store):

@@ -11,7 +11,6 @@ import torch
 from shardedmodel_runtime.errors import ConfigurationError, excerpt
 from shardedmodel_runtime.layout.manifest import Manifest
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
-from shardedmodel_runtime.loading.landings import await_landed
 from shardedmodel_runtime.loading.load_report import LoadReport
 
 
@@ -50,7 +49,6 @@ def memory_of(
     Raises:
         ConfigurationError: ``into`` is another rank's or another device's, or holds objects of
             other sizes or other tensors.
-        Unavailable: a read of a load that failed may still write into it.
     """
     items = manifest.objects_of(rank)
     if into.rank != rank:
@@ -73,7 +71,6 @@ def memory_of(
                 f"into: holds memory of device {tensor.device}, and the load is for {device}; "
                 "load for the device that the earlier load was for, or without it"
             )
-        await_landed(tensor)
     return {item.key: tensor for item, tensor in zip(items, into.memory, strict=True)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from shardedmodel_runtime.errors import ConfigurationError, Unavailable
 from shardedmodel_runtime.loading import landings, loader
 from shardedmodel_runtime.loading.config import ModelLoadConfig
 from shardedmodel_runtime.loading.gathering import Gatherer
-from shardedmodel_runtime.loading.landings import await_landed, landing_in
+from shardedmodel_runtime.loading.landings import landing_alone, landing_in
 from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader, load
-from shardedmodel_runtime.loading.shard import LoadedShard
+from shardedmodel_runtime.loading.shard import LoadedShard, memory_of
 from tests.builders.rank_layout import BLOCK_BYTES, Layout, raw, small_model, write_layout
 
 HANGS_SECONDS = 30.0
@@ -179,8 +180,43 @@ def test_a_load_waits_for_reads_that_are_about_to_end(tmp_path: Path) -> None:
     thread = threading.Thread(target=read)
     thread.start()
     assert reading.wait(HANGS_SECONDS)
-    await_landed(memory)
+    with landing_alone(memory):
+        pass
     thread.join()
+
+
+def test_of_two_loads_at_once_into_the_same_memory_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path, 1)
+    held = load(config(layout))
+    both, last = threading.Barrier(2), threading.Event()
+    gather = Gatherer.gather
+    monkeypatch.setattr(landings, "ENDING_SECONDS", 0.01)
+
+    def at_once(*arguments: Any) -> Any:
+        found = memory_of(*arguments)
+        both.wait(HANGS_SECONDS)
+        return found
+
+    def until_the_other_is_refused(*arguments: Any) -> Any:
+        last.wait(HANGS_SECONDS)
+        return gather(*arguments)
+
+    def outcome(_: int) -> str:
+        try:
+            DistributedCheckpointLoader(config(layout)).load(into=held)
+        except Unavailable as error:
+            last.set()
+            return error.message
+        return ""
+
+    monkeypatch.setattr(loader, "memory_of", at_once)
+    monkeypatch.setattr(Gatherer, "gather", until_the_other_is_refused)
+    with ThreadPoolExecutor(2) as threads:
+        loaded, refused = sorted(threads.map(outcome, range(2)))
+    assert loaded == ""
+    assert refused.startswith("into: 1 reads of an earlier load, which failed or has not ended")
 
 
 def test_memory_of_another_device_is_refused_by_its_name(tmp_path: Path) -> None:
