@@ -12,7 +12,6 @@ ranks of a node hold one copy of what they share, and each its own of what it ch
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -23,6 +22,8 @@ from pathlib import Path
 
 from shardedmodel_runtime.errors import excerpt
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
+from shardedmodel_runtime.loading.cache_disk import Disk
+from shardedmodel_runtime.loading.cache_locks import Release, got_lock, let_go
 from shardedmodel_runtime.loading.cache_writer import CacheWriter, is_left, nobody_waits
 from shardedmodel_runtime.report import CACHE_TROUBLE
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
@@ -52,18 +53,6 @@ FOLDER_LIMIT = 512
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 
 
-class Release:
-    """Lets go of a lock and closes its file, once, whichever threads ask for it."""
-
-    def __init__(self, file: int) -> None:
-        self._files = [file]
-
-    def __call__(self) -> None:
-        """Let go, if that has not been done."""
-        with suppress(IndexError):
-            _let_go(self._files.pop())  # one thread pops it
-
-
 class NodeCache:
     """Verified objects in a folder, the least recently used of which give way.
 
@@ -71,17 +60,25 @@ class NodeCache:
         folder: where entries are; made if it is not there.
         limit_bytes: of all entries together; None: what the disk holds.
         peers: ranks, of which only what several hold is kept; empty: everything is.
+        deadline: ``time.monotonic()`` by which the load has to end; None: never. Each answer of the
+            disk is waited for half of what it leaves.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int | None, peers: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limit_bytes: int | None,
+        peers: Collection[int] = (),
+        deadline: float | None = None,
+    ) -> None:
         self.folder = folder
         self.error = ""
-        self._hangs = False
+        self.disk = Disk(deadline, self._hung)
         self._warned = False
         self._limit = limit_bytes
         self._peers = frozenset(peers)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder = self.disk.answer(lambda: _made(folder), folder)
         except OSError as error:
             self.fail(error)
 
@@ -100,8 +97,10 @@ class NodeCache:
 
     def give_up(self) -> None:
         """Ask the folder for nothing any more: its disk does not answer."""
-        self._hangs = True
-        self.fail(TimeoutError("its disk did not give an entry in time"))
+        self.disk.give_up()
+
+    def _hung(self) -> None:
+        self.fail(TimeoutError("its disk did not answer in time"))
 
     def expect(self, items: Sequence[LayoutObject]) -> None:
         """Warn once where each of the objects is too large for it, so that it keeps none."""
@@ -129,21 +128,13 @@ class NodeCache:
 
     def holds(self, item: LayoutObject) -> bool:
         """Whether there is an entry for ``item``, then the latest used if that can be kept."""
-        if self._hangs or not self.keeps(item):
-            return False
-        try:
-            file = os.open(self.folder / item.sha256, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            return _is_used(file, item.bytes)
-        finally:
-            os.close(file)
+        entry = self.folder / item.sha256
+        return self.keeps(item) and self.disk.answer(lambda: _is_used(entry, item.bytes), False)
 
     def drop(self, item: LayoutObject) -> None:
         """Remove an entry that is not what it should be."""
         with suppress(OSError):
-            (self.folder / item.sha256).unlink(missing_ok=True)
+            self.disk.answer((self.folder / item.sha256).unlink, None)
 
     @contextmanager
     def lock(self, item: LayoutObject, wait_until: float) -> Iterator[Release | None]:
@@ -157,15 +148,12 @@ class NodeCache:
             What lets go of the lock before the end; None: it was not got, and nothing should be
             written.
         """
-        if self._hangs:
-            yield None
-            return
+        path, file = self.folder / f"{item.sha256}{LOCK_SUFFIX}", None
         try:
-            file = os.open(
-                self.folder / f"{item.sha256}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT, LOCK_MODE
-            )
+            file = self.disk.answer(lambda: os.open(path, os.O_RDWR | os.O_CREAT, LOCK_MODE), None)
         except OSError as error:
             self.fail(error)
+        if file is None:
             yield None
             return
         release = Release(file)
@@ -176,7 +164,7 @@ class NodeCache:
 
     def _locked(self, file: int, wait_until: float) -> bool:
         try:
-            return _locked(file, wait_until, POLL_SECONDS)
+            return got_lock(file, wait_until, POLL_SECONDS)
         except OSError as error:  # a file system without locks
             self.fail(error)
             return False
@@ -201,34 +189,42 @@ class NodeCache:
             yield writer
         finally:
             if writer is not None:
-                writer.close()
+                self.disk.end(writer.close)
 
     def _begin(self, item: LayoutObject, done: Callable[[], None]) -> CacheWriter | None:
         if self.error or not self.keeps(item):
             return None
         try:
-            with self._room_locked():
-                if not self._make_room(item.bytes):
-                    return None
-                path = self.folder / item.sha256
-                writer = CacheWriter(path, item.bytes, self.fail, done)
-            return writer if writer.reserve() else None
+            return self.disk.answer(lambda: self._begun(item, done), None)
         except OSError as error:
             self.fail(error)
             return None
+
+    def _begun(self, item: LayoutObject, done: Callable[[], None]) -> CacheWriter | None:
+        with self._room_locked():
+            if not self._make_room(item.bytes):
+                return None
+            path = self.folder / item.sha256
+            writer = CacheWriter(path, item.bytes, self.fail, done, self.disk)
+        if not writer.reserve():
+            return None
+        if self.disk.hangs:  # it came too late for its load
+            writer.close()
+            return None
+        return writer
 
     @contextmanager
     def _room_locked(self) -> Iterator[None]:
         """Let nobody else count what is there until what was found free is taken."""
         file = os.open(self.folder / ROOM_LOCK, os.O_RDWR | os.O_CREAT, LOCK_MODE)
         try:
-            if not _locked(file, time.monotonic() + ROOM_SECONDS, ROOM_POLL_SECONDS):
+            if not got_lock(file, time.monotonic() + ROOM_SECONDS, ROOM_POLL_SECONDS):
                 raise TimeoutError(
                     f"another process has kept {ROOM_LOCK} locked for {ROOM_SECONDS:g} s"
                 )
             yield
         finally:
-            _let_go(file)
+            let_go(file)
 
     def _make_room(self, size: int) -> bool:
         """Remove what killed writers left, and the least recently used entries beyond the limit.
@@ -261,36 +257,28 @@ class NodeCache:
         return True
 
 
-def _locked(file: int, wait_until: float, poll_seconds: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= wait_until:
-                return False
-            time.sleep(poll_seconds)
-        else:
-            return True
+def _made(folder: Path) -> Path:
+    """Make a folder, and give where it is; ``Path.resolve`` raises where links are a circle."""
+    folder = Path(os.path.realpath(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def _let_go(file: int) -> None:
-    """Close a file whose lock nobody is to have any more.
-
-    Closing alone would leave it to processes that were forked meanwhile, which have the file too.
-    """
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_UN)
-    os.close(file)
-
-
-def _is_used(file: int, size: int) -> bool:
-    """Note the use of an entry, unless it has another size.
+def _is_used(entry: Path, size: int) -> bool:
+    """Note the use of an entry, unless it is not there or has another size.
 
     The time of its last change stays: peers that are reading it would take it for another.
     """
-    state = os.fstat(file)
-    if state.st_size != size:
+    try:
+        file = os.open(entry, os.O_RDONLY)
+    except OSError:
         return False
-    with suppress(OSError):  # of a folder that may be read, but not written
-        os.utime(file, ns=(time.time_ns(), state.st_mtime_ns))
-    return True
+    try:
+        state = os.fstat(file)
+        if state.st_size != size:
+            return False
+        with suppress(OSError):  # of a folder that may be read, but not written
+            os.utime(file, ns=(time.time_ns(), state.st_mtime_ns))
+        return True
+    finally:
+        os.close(file)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from shardedmodel_runtime.loading.arena import Arena
+from shardedmodel_runtime.loading.cache_disk import Disk
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 
 STALE_SECONDS = 24 * 3600.0
@@ -35,6 +36,7 @@ class CacheWriter:
         size: its bytes.
         fail: told of what the folder does not take; the entry does not appear then.
         done: called once the entry is there or will not be, by the thread that finds that.
+        disk: on which it is; one that hangs keeps no thread that reads.
 
     Raises:
         OSError: it cannot be begun.
@@ -46,8 +48,10 @@ class CacheWriter:
         size: int,
         fail: Callable[[OSError], None],
         done: Callable[[], None] = nobody_waits,
+        disk: Disk | None = None,
     ) -> None:
         self._path = path
+        self._disk = disk or Disk(None, nobody_waits)
         self._size = size
         self._missing = size
         self._fail = fail
@@ -80,6 +84,11 @@ class CacheWriter:
 
     def write(self, start: int, data: memoryview) -> None:
         """Write verified bytes at their place, each once; any thread."""
+        if not self._disk.answer(lambda: self._has_written(start, data), False):
+            self._failed = True
+            self._done()
+
+    def _has_written(self, start: int, data: memoryview) -> bool:
         with self._held() as is_open:
             try:
                 if is_open and self._put(start, data):
@@ -87,6 +96,7 @@ class CacheWriter:
                     self._done()
             except OSError as error:
                 self._give_up(error)
+        return True
 
     def _put(self, start: int, data: memoryview) -> bool:
         """Write bytes; gives whether all of the entry's are there, and nobody writes any more."""
@@ -98,7 +108,7 @@ class CacheWriter:
             start, data = start + count, data[count:]
         with self._lock:
             self._missing -= size
-            return self._missing == 0
+            return self._missing == 0 and not self._failed
 
     @contextmanager
     def _held(self) -> Iterator[bool]:

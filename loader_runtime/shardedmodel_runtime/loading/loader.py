@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -173,8 +172,9 @@ class DistributedCheckpointLoader:
 
         def work() -> list[Arena]:
             with landings, stream, broken_where_objects_are_not_whole(self._store):
-                self._cache = self._cache or _cache_of(self.config)
+                self._cache = self._cache or _cache_of(self.config, deadline)
                 if self._cache is not None:
+                    self._cache.disk.deadline = deadline
                     self._cache.expect(items)
                 return self._gatherer(manifest, held, deadline).gather(items)
 
@@ -232,11 +232,10 @@ class DistributedCheckpointLoader:
         )
 
 
-def _cache_of(config: ModelLoadConfig) -> NodeCache | None:
+def _cache_of(config: ModelLoadConfig, deadline: float | None) -> NodeCache | None:
     if not config.cache:
         return None
-    folder = Path(os.path.realpath(config.cache))  # Path.resolve raises where links are a circle
-    return NodeCache(folder, config.cache_bytes, config.cache_peers)
+    return NodeCache(Path(config.cache), config.cache_bytes, config.cache_peers, deadline)
 
 
 def load(config: ModelLoadConfig, *, into: LoadedShard | None = None) -> LoadedShard:

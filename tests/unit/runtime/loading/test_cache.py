@@ -264,7 +264,7 @@ def test_a_disk_that_hangs_is_given_up_for_the_store(
     entries_hang.answers.set()
     assert_loaded(shard, layout)
     assert shard.report.cache_hits == 0
-    assert "its disk did not give an entry in time" in shard.report.cache_error
+    assert "its disk did not answer in time" in shard.report.cache_error
 
 
 def test_memory_into_which_a_read_hangs_takes_nothing_from_the_store(
