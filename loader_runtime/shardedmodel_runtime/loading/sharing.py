@@ -8,7 +8,8 @@ return alone while the others hold their weights, read by themselves.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -22,6 +23,9 @@ from shardedmodel_runtime.layout.manifest_content import LayoutObject
 
 LEAST_WAIT = timedelta(milliseconds=1)
 """For a part once the deadline has passed: torch takes 0 for no limit."""
+
+GROUPS_OF_A_LOAD = 1_000_000
+"""More than one load makes: there is one for each set of ranks that hold an object."""
 
 
 def left_of(deadline: float) -> timedelta:
@@ -44,6 +48,25 @@ def drop(group: dist.ProcessGroup | None) -> None:
         dist.destroy_process_group(group)
 
 
+@contextmanager
+def _counted_from(load: int | None) -> Iterator[None]:
+    """Name the groups that are made meanwhile after a load, by its number.
+
+    Torch names a group after how many its process has made, and ranks find each other by the name.
+    Where a load failed on some ranks only, before their groups or within, they would differ in that
+    for ever, and never meet again.
+    """
+    world = distributed_c10d._world
+    before = world.group_count
+    if load is not None:
+        world.group_count = before + (load + 1) * GROUPS_OF_A_LOAD
+    try:
+        yield
+    finally:
+        if load is not None:
+            world.group_count = before
+
+
 class Sharing:
     """One rank's part in giving and taking.
 
@@ -51,10 +74,14 @@ class Sharing:
         rank: of torch's default process group.
         timeout_seconds: longest time that a part is waited for where a load has no deadline of its
             own; None: the group's own.
+        number: all ranks' own for the only load that it is for; None: it is for several.
     """
 
-    def __init__(self, rank: int, timeout_seconds: float | None = None) -> None:
+    def __init__(
+        self, rank: int, timeout_seconds: float | None = None, number: int | None = None
+    ) -> None:
         self._rank = rank
+        self._number = number
         self._timeout = None if timeout_seconds is None else timedelta(seconds=timeout_seconds)
         self._deadline: float | None = None
         self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
@@ -76,7 +103,8 @@ class Sharing:
         self._deadline = deadline
         self._leave()
         try:
-            self._form_all({tuple(item.ranks) for item in manifest.objects})
+            with _counted_from(self._number):
+                self._form_all({tuple(item.ranks) for item in manifest.objects})
             if self._former:
                 self._run(dist.barrier)
         except RuntimeError as error:  # torch's own, as below

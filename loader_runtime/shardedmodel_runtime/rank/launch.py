@@ -120,7 +120,7 @@ def load_group(
     """
     # Taken before anything that may fail on this rank alone.
     number = next(_loads) if config.world_size > 1 else 0
-    with _sharing(config) as sharing, open_layout(config) as layout:
+    with _sharing(config, number) as sharing, open_layout(config) as layout:
         loader = DistributedCheckpointLoader(config, store=layout, sharing=sharing)
         backend = choose_backend("auto", loader.device)
         under_way = UnderWay(layout, loader, waits_for_ranks=config.world_size > 1)
@@ -206,12 +206,12 @@ def _group_store(config: ModelLoadConfig, seconds: float) -> Store:
 
 
 @contextmanager
-def _sharing(config: ModelLoadConfig) -> Iterator[Sharing | None]:
+def _sharing(config: ModelLoadConfig, number: int) -> Iterator[Sharing | None]:
     """Say how ranks share, where they do and there are several; it ends when all have loaded."""
     if not config.share_common or config.world_size == 1:
         yield None
         return
-    sharing = Sharing(config.rank, config.deadline_seconds)
+    sharing = Sharing(config.rank, config.deadline_seconds, number)
     try:
         yield sharing
     finally:

@@ -51,22 +51,36 @@ load_group(config, join_timeout_seconds=2)
 """A load whose rank 1 sleeps before it has met the other."""
 RANK_1_FAILS_AT_FIRST = """
 import sys
-from shardedmodel_runtime.errors import ConfigurationError, GroupError
+from shardedmodel_runtime.errors import ConfigurationError, GroupError, StorageError
 from shardedmodel_runtime.loading.config import ModelLoadConfig
+from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
 from shardedmodel_runtime.rank.launch import Launch, load_group
 
+def fails(*arguments, **options):
+    raise StorageError("away")
+
 launch = Launch.from_environment()
-for number, patience in enumerate([2, 60]):
-    layout = sys.argv[1] if launch.rank == 0 or number == 1 else "nowhere://layout"
-    config = ModelLoadConfig(layout=layout, device="cpu", **launch.model_dump())
+loads = DistributedCheckpointLoader.load
+for number, seconds in enumerate([2, 60]):
+    is_well = launch.rank == 0 or number == 1
+    has_met = sys.argv[2] == "later"
+    DistributedCheckpointLoader.load = loads if is_well else fails
+    config = ModelLoadConfig(
+        layout=sys.argv[1] if is_well or has_met else "nowhere://layout",
+        device="cpu",
+        share_common=True,
+        deadline_seconds=seconds,
+        **launch.model_dump(),
+    )
     try:
-        load_group(config, join_timeout_seconds=patience)
+        load_group(config, join_timeout_seconds=60 if has_met else seconds)
         outcome = "loaded"
-    except (ConfigurationError, GroupError) as error:
+    except (ConfigurationError, GroupError, StorageError) as error:
         outcome = error.reason
     print(f"load {number} of rank {launch.rank}: {outcome}\\n", end="")
 """
-"""Two loads, of which the first fails: rank 1 has a wrong address, and the other waits for it."""
+"""Two loads, of which the first fails on rank 1, before the ranks have met or later, and the other
+waits for it then."""
 RANK_0_READS_FOR_EVER = """
 import sys, time
 from shardedmodel_runtime.cli import main
@@ -142,14 +156,19 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     assert "GroupError: 1 of 2 ranks have not joined 2 s after rank 0: 1;" in done.stderr
 
 
-def test_ranks_meet_in_the_next_load_where_one_failed_before_they_met(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fails", "reason"), [("before", "ConfigurationError"), ("later", "StorageError")]
+)
+def test_ranks_meet_in_the_next_load_where_one_failed_before_the_others(
+    tmp_path: Path, fails: str, reason: str
+) -> None:
     script = tmp_path / "failing.py"
     script.write_text(RANK_1_FAILS_AT_FIRST)
-    done = torchrun(2, str(script), write_layout(tmp_path, 2).uri)
+    done = torchrun(2, str(script), write_layout(tmp_path, 2).uri, fails)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [
         "load 0 of rank 0: GroupError",
-        "load 0 of rank 1: ConfigurationError",
+        f"load 0 of rank 1: {reason}",
         "load 1 of rank 0: loaded",
         "load 1 of rank 1: loaded",
     ]
