@@ -57,10 +57,23 @@ class Child:
         self._reader.start()
 
     @property
+    def report(self) -> RankReport:
+        """How the rank stands: one that was ready and fell silent is lost, as its peers call it."""
+        if not self.is_lost:
+            return self.message.rank
+        text = f"no sign of life for {READY_SILENCE_SECONDS:.0f} s"
+        return self.message.rank.model_copy(update={"state": "lost", "message": text})
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the rank said that it is ready, but not lately."""
+        silent = time.monotonic() - self._heard >= READY_SILENCE_SECONDS
+        return silent and self.message.rank.state == "ready"
+
+    @property
     def is_ready(self) -> bool:
         """Whether the rank lives, says that it is ready, and said so lately."""
-        fresh = time.monotonic() - self._heard < READY_SILENCE_SECONDS
-        return fresh and self.is_healthy and self.message.rank.state == "ready"
+        return self.is_healthy and self.report.state == "ready"
 
     @property
     def is_healthy(self) -> bool:

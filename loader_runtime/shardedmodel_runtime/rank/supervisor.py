@@ -85,7 +85,7 @@ class Supervisor:
 
     def metrics(self) -> str:
         """Give the pod's Prometheus metrics."""
-        return render(self._group_report(), [child.message.rank for child in self._children])
+        return render(self._group_report(), [child.report for child in self._children])
 
     def _group_report(self) -> GroupReport:
         return merge_reports(self._options, self._children)
@@ -168,14 +168,21 @@ def group_environment(
 
 
 def merge_reports(options: RankOptions, children: list[Child]) -> GroupReport:
-    """Give rank 0's report of the whole group where this pod has it, else of its own ranks."""
+    """Give rank 0's report of the whole group where this pod has it, else of its own ranks.
+
+    What a process says of itself stays as it was when the process hangs; so ranks that fell silent
+    are told as lost here, and their group as not formed.
+    """
     groups = [child.message.group for child in children if child.message.group is not None]
+    own = [child.report for child in children]
+    lost = {report.rank: report for report in own if report.state == "lost"}
     for group in groups:
         if group.complete:
-            return group
-    own = [child.message.rank for child in children]
+            ranks = [lost.get(report.rank, report) for report in group.ranks]
+            return group.model_copy(update={"formed": group.formed and not lost, "ranks": ranks})
     if groups:
-        return groups[0].model_copy(update={"ranks": own})
+        formed = groups[0].formed and not lost
+        return groups[0].model_copy(update={"formed": formed, "ranks": own})
     return GroupReport(layout_hash=options.layout_hash, world_size=options.world_size, ranks=own)
 
 

@@ -123,6 +123,32 @@ def test_a_rank_that_fell_silent_is_not_healthy(monkeypatch: pytest.MonkeyPatch)
     end(child)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_rank_that_was_ready_and_fell_silent_is_lost_and_its_group_not_formed(
+    monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    ranks = [RankReport(rank=rank, state="ready") for rank in ((0, 1) if complete else (0,))]
+    group = GroupReport(
+        layout_hash="0123abcd", world_size=2, formed=True, complete=complete, ranks=ranks
+    )
+    child = start(WAITS, message(0, "ready", group))
+    assert merge_reports(OPTIONS, [child]) == group
+    monkeypatch.setattr(child_module, "READY_SILENCE_SECONDS", 0.0)
+    report = merge_reports(OPTIONS, [child])
+    assert not report.formed
+    assert [rank.state for rank in report.ranks] == ["lost", "ready"][: len(ranks)]
+    end(child)
+
+
+def test_a_rank_that_is_silent_while_it_starts_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = start(WAITS, message(0, "starting"))
+    monkeypatch.setattr(child_module, "READY_SILENCE_SECONDS", 0.0)
+    assert child.report.state == "starting"
+    end(child)
+
+
 def test_a_rank_that_fell_silent_is_not_ready_long_before_it_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
