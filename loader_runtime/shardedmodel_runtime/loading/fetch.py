@@ -19,6 +19,7 @@ from shardedmodel_runtime.errors import (
     SourceChanged,
     Throttled,
     Unavailable,
+    excerpt,
 )
 from shardedmodel_runtime.layout.manifest_content import LayoutObject
 from shardedmodel_runtime.loading.arena import Arena
@@ -129,15 +130,27 @@ class Fetcher:
             self._busy -= isinstance(event, Ended)
 
     def _start(self, flight: Flight) -> None:
+        if self._threads <= self._busy:
+            self._begin_thread()
         reading = Reading(self._pinned(flight.run), self._told, flight.arena.make_room)
         flight.readings.append(reading)
         self._flights[reading] = flight
         self._progress.concurrency = max(self._progress.concurrency, len(self._flights))
         self._busy += 1
-        if self._threads < self._busy:
-            self._threads += 1
-            threading.Thread(target=self._work, name="fetch", daemon=True).start()
         self._tasks.put((flight, reading))
+
+    def _begin_thread(self) -> None:
+        """Begin one more thread; where the system gives none, those that there are do its work."""
+        try:
+            threading.Thread(target=self._work, name="fetch", daemon=True).start()
+        except RuntimeError as error:  # of a limit of processes, say
+            if not self._threads:
+                raise Unavailable(
+                    f"{self._store.uri}: nothing can be read: {excerpt(str(error))}; give the pod "
+                    "more processes (pids), or fewer that take them"
+                ) from error
+        else:
+            self._threads += 1
 
     def _pinned(self, run: Run) -> Callable[[str], None]:
         """Hold every answer about an object against the first one."""

@@ -116,6 +116,33 @@ def fail_with(error: Exception) -> Read:
     return read
 
 
+def give_threads(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    left, start = [None] * count, threading.Thread.start
+
+    def limited(self: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_a_load_goes_on_with_the_threads_that_the_system_gives(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_threads(monkeypatch, 2)
+    assert load.run() == load.content
+
+
+def test_a_load_for_which_the_system_gives_no_thread_says_so(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_threads(monkeypatch, 0)
+    with pytest.raises(Unavailable, match="can't start new thread; give the pod more processes"):
+        load.run()
+
+
 def test_a_range_that_hangs_is_asked_for_a_second_time(load: Load) -> None:
     stall = Stall(load.digest)
     load.store.scripts[BLOCK_BYTES] = [stall]
