@@ -1,4 +1,7 @@
-"""The process group of one incarnation: formed when every rank has its weights, then left."""
+"""The process group of one incarnation: formed when every rank has its weights, then left.
+
+And what ranks tell each other over a group, as bytes.
+"""
 
 from __future__ import annotations
 
@@ -163,3 +166,32 @@ def leave() -> None:
     """Drop the process group, if there is one; its peers may be dead already."""
     if dist.is_initialized():
         drop(None)
+
+
+def all_gather_bytes(data: bytes, group: dist.ProcessGroup | None) -> list[bytes]:
+    """Exchange some bytes, at least one, with every rank of a group; in the order of ranks."""
+    device = _device_of(group)
+    count = dist.get_world_size(group)
+    size = torch.tensor([len(data)], device=device)
+    sizes = [torch.empty_like(size) for _ in range(count)]
+    dist.all_gather(sizes, size, group)
+    width = max(int(each) for each in sizes)
+    own = torch.zeros(width, dtype=torch.uint8, device=device)
+    own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    parts = [torch.empty_like(own) for _ in range(count)]
+    dist.all_gather(parts, own, group)
+    return [
+        part.cpu().numpy().tobytes()[: int(each)] for part, each in zip(parts, sizes, strict=True)
+    ]
+
+
+def _device_of(group: dist.ProcessGroup | None) -> torch.device:
+    """Give the device whose tensors a group exchanges.
+
+    A group of NCCL that is bound to a device refuses those of others, and the current device is
+    the thread's own.
+    """
+    if dist.get_backend(group) != dist.Backend.NCCL:
+        return torch.device("cpu")
+    bound = (group or distributed_c10d._get_default_group()).bound_device_id
+    return bound or torch.device("cuda")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from shardedmodel_runtime.errors import (
     ConfigurationError,
@@ -34,6 +33,7 @@ from shardedmodel_runtime.layout.placement import PlacedTensor
 from shardedmodel_runtime.layout.saver import CheckpointSaver
 from shardedmodel_runtime.loading.views import TORCH_DTYPES
 from shardedmodel_runtime.naming import MANIFEST_KEY, layout_hash
+from shardedmodel_runtime.rank.group import all_gather_bytes
 from shardedmodel_runtime.sharding.plan import ShardingPlan
 from shardedmodel_runtime.storage.base import ObjectStore
 
@@ -273,32 +273,3 @@ def host_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
     rows = STAGING_BYTES // max(row_bytes, 1)
     for slab in tensor.split(rows) if rows else tensor.unbind():  # type: ignore[no-untyped-call]
         yield from host_chunks(slab.contiguous() if rows else slab)
-
-
-def all_gather_bytes(data: bytes, group: dist.ProcessGroup | None) -> list[bytes]:
-    """Exchange some bytes, at least one, with every rank of a group; in the order of ranks."""
-    device = _device_of(group)
-    count = dist.get_world_size(group)
-    size = torch.tensor([len(data)], device=device)
-    sizes = [torch.empty_like(size) for _ in range(count)]
-    dist.all_gather(sizes, size, group)
-    width = max(int(each) for each in sizes)
-    own = torch.zeros(width, dtype=torch.uint8, device=device)
-    own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    parts = [torch.empty_like(own) for _ in range(count)]
-    dist.all_gather(parts, own, group)
-    return [
-        part.cpu().numpy().tobytes()[: int(each)] for part, each in zip(parts, sizes, strict=True)
-    ]
-
-
-def _device_of(group: dist.ProcessGroup | None) -> torch.device:
-    """Give the device whose tensors a group exchanges.
-
-    A group of NCCL that is bound to a device refuses those of others, and the current device is
-    the thread's own.
-    """
-    if dist.get_backend(group) != dist.Backend.NCCL:
-        return torch.device("cpu")
-    bound = (group or distributed_c10d._get_default_group()).bound_device_id
-    return bound or torch.device("cuda")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,3 +80,16 @@ def test_what_nccl_raises_is_raised_as_an_attempt_that_failed(
     monkeypatch.setattr(dist, "init_process_group", init_process_group)
     with pytest.raises(group.FormingFailed, match="incarnation 3: NCCL error"):
         group.form(Member(0, 2), HashStore(), 3, "nccl", torch.device("cpu"))
+
+
+def test_bytes_go_over_nccl_from_the_device_that_the_group_is_bound_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def all_gather(parts: list[torch.Tensor], own: torch.Tensor, group: Any) -> None:
+        parts[0].copy_(own)
+
+    monkeypatch.setattr(dist, "get_backend", lambda group: dist.Backend.NCCL)
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 1)
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+    bound: Any = SimpleNamespace(bound_device_id=torch.device("cpu"))
+    assert group.all_gather_bytes(b"words", bound) == [b"words"]

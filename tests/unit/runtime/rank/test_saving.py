@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from shardedmodel_runtime.errors import ConfigurationError
 from shardedmodel_runtime.layout.placement import PlacedTensor
 from shardedmodel_runtime.rank import saving
 from shardedmodel_runtime.rank.saving import (
-    all_gather_bytes,
     check_tensor,
     host_chunks,
     save_from_ranks,
@@ -47,19 +44,6 @@ def test_chunks_are_the_tensors_bytes_in_order(
     chunks = [bytes(chunk) for chunk in host_chunks(tensor)]
     assert b"".join(chunks) == raw(tensor.detach().resolve_conj())
     assert max(map(len, chunks), default=0) <= staging
-
-
-def test_bytes_go_over_nccl_from_the_device_that_the_group_is_bound_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def all_gather(parts: list[torch.Tensor], own: torch.Tensor, group: Any) -> None:
-        parts[0].copy_(own)
-
-    monkeypatch.setattr(dist, "get_backend", lambda group: dist.Backend.NCCL)
-    monkeypatch.setattr(dist, "get_world_size", lambda group: 1)
-    monkeypatch.setattr(dist, "all_gather", all_gather)
-    group: Any = SimpleNamespace(bound_device_id=torch.device("cpu"))
-    assert all_gather_bytes(b"words", group) == [b"words"]
 
 
 def placed(dtype: str = "I32", pad: int = 0) -> PlacedTensor:
