@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -122,6 +123,14 @@ class _Server(ThreadingHTTPServer):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what went wrong with one client; most often it went away before its answer."""
+        error = sys.exception()
+        if isinstance(error, ConnectionError):
+            logger.debug("a client went away: %s", error)
+        else:
+            logger.exception("a client could not be answered")
 
 
 def routes(

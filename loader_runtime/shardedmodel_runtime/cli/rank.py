@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from shardedmodel_runtime.cli import arguments as common
-from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.errors import ShardedModelError
 from shardedmodel_runtime.rank.options import JOIN_TIMEOUT_SECONDS, Place, RankOptions
 from shardedmodel_runtime.rank.supervisor import Supervisor
 from shardedmodel_runtime.report import HTTP_PORT, Failure
@@ -39,10 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: an argument, or the environment, cannot be meant; the termination log
             says so.
+        GroupError: the system gives no process for a rank; it says that, too.
     """
     try:
         options = RankOptions.parse(common.given(arguments, RankOptions))
         return Supervisor(options, Place.from_environment()).run()
-    except ConfigurationError as error:
+    except ShardedModelError as error:
         Failure.of(error).leave_in(arguments.termination_log)
         raise

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from shardedmodel_runtime.errors import excerpt
+from shardedmodel_runtime.errors import GroupError, excerpt
 from shardedmodel_runtime.rank.options import Place, RankOptions
 from shardedmodel_runtime.rank.pipe import RankMessage
 from shardedmodel_runtime.report import Failure, RankReport
@@ -122,6 +122,9 @@ def spawn(
         environment: variables that all ranks of the pod share.
         rank: of the process.
         local_rank: its index in the pod.
+
+    Raises:
+        GroupError: the system gives no process.
     """
     reading, writing = os.pipe()
     own = {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
@@ -138,6 +141,12 @@ def spawn(
             pass_fds=(writing,),
             stdin=subprocess.DEVNULL,
         )
+    except OSError as error:
+        os.close(reading)
+        raise GroupError(
+            f"rank {rank}: its process cannot be started: {excerpt(error.strerror or str(error))}; "
+            "give the pod more processes (pids) or memory"
+        ) from error
     finally:
         os.close(writing)
     return Child(RankReport(rank=rank, pod=place.pod, node=place.node), process, reading)

@@ -61,6 +61,7 @@ class Supervisor:
 
         Raises:
             ConfigurationError: the port is in use.
+            GroupError: the system gives no process for a rank.
         """
         with self._handling_signals(), self._serving() as port:
             logger.info("serving reports on port %d", port)

@@ -5,9 +5,11 @@ import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from http.client import HTTPResponse
+from unittest.mock import Mock
 
 import pytest
 
+from shardedmodel_runtime import http
 from shardedmodel_runtime.http import Answer, handler_class, routes
 
 
@@ -75,3 +77,21 @@ def test_an_answer_that_fails_is_an_error_and_is_logged(caplog: pytest.LogCaptur
 def test_an_answer_has_a_status_a_type_and_a_text() -> None:
     answer: Answer = routes(lambda: "r", lambda: True, lambda: True, lambda: "m")["/report"]()
     assert answer == (HTTPStatus.OK, "application/json", "r")
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(ConnectionResetError(), logging.DEBUG), (ValueError(), logging.ERROR)]
+)
+def test_a_client_that_goes_away_is_no_error_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    level: int,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    try:
+        raise error
+    except (ConnectionError, ValueError):
+        http._Server.handle_error(Mock(), None, None)
+    assert [record.levelno for record in caplog.records] == [level]
+    assert capsys.readouterr().err == ""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,9 +8,10 @@ import sys
 
 import pytest
 
-from shardedmodel_runtime.errors import ChecksumMismatch
+from shardedmodel_runtime.errors import ChecksumMismatch, GroupError
 from shardedmodel_runtime.rank import child
 from shardedmodel_runtime.rank.child import describe_end
+from shardedmodel_runtime.rank.options import Place, RankOptions
 from shardedmodel_runtime.rank.pipe import RankMessage
 from shardedmodel_runtime.report import Failure, RankReport
 
@@ -43,6 +45,20 @@ def test_a_process_that_the_kernel_holds_is_left_behind(monkeypatch: pytest.Monk
     assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def test_a_rank_for_which_the_system_gives_no_process_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    open_before = os.listdir("/proc/self/fd")
+    options = RankOptions(layout="file:///layout", world_size=2, local_ranks=2)
+    with pytest.raises(GroupError, match=r"rank 1: its process .* give the pod more processes"):
+        child.spawn(options, Place(pod="m-0"), {}, 1, 1)
+    assert os.listdir("/proc/self/fd") == open_before
 
 
 def test_a_rank_that_was_killed_may_have_run_out_of_memory() -> None:
