@@ -17,17 +17,7 @@ from shardedmodel_runtime.loading import gathering
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.loading.shard import LoadedShard
 from tests.builders.cache import assert_loaded, entries, fail, load
-from tests.builders.rank_layout import Layout, write_layout
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return write_layout(tmp_path / "layout", 2)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+from tests.builders.rank_layout import Layout
 
 
 def test_what_peers_lock_is_no_program(layout: Layout, folder: Path) -> None:

@@ -10,17 +10,7 @@ import pytest
 from shardedmodel_runtime.loading.cache import NodeCache
 from shardedmodel_runtime.report import RankReport
 from tests.builders.cache import assert_loaded, load
-from tests.builders.rank_layout import Layout, write_layout
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return write_layout(tmp_path / "layout", 2)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+from tests.builders.rank_layout import Layout
 
 
 def test_a_folder_may_be_named_by_a_way_around(layout: Layout, folder: Path) -> None:

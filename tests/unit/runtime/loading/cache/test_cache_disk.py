@@ -13,20 +13,10 @@ import pytest
 
 from shardedmodel_runtime.storage.local import TEMPORARY_PREFIX
 from tests.builders.cache import assert_loaded, entries, load
-from tests.builders.rank_layout import Layout, write_layout
+from tests.builders.rank_layout import Layout
 
 HANGS_SECONDS = 30.0
 """More than any of these tests takes."""
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return write_layout(tmp_path / "layout", 2)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 class HangingCall:

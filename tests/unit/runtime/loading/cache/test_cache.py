@@ -24,17 +24,7 @@ from shardedmodel_runtime.loading.loader import DistributedCheckpointLoader
 from shardedmodel_runtime.storage.base import ObjectInfo
 from shardedmodel_runtime.storage.local import LocalStore
 from tests.builders.cache import assert_loaded, entries, fail, hashes, load
-from tests.builders.rank_layout import Layout, write_layout
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return write_layout(tmp_path / "layout", 2)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+from tests.builders.rank_layout import Layout
 
 
 def test_a_load_leaves_its_objects_in_the_cache(layout: Layout, folder: Path) -> None:
