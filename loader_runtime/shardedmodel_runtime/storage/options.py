@@ -19,6 +19,7 @@ OLD_TOKEN_VARIABLE = "AWS_SECURITY_TOKEN"
 """What boto3 also takes for a session token, and before the newer name."""
 
 MAX_PORT = 65535
+"""Of TCP: a port has 16 bits (RFC 9293)."""
 _ENDPOINT = re.compile(
     r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:(?P<port>[0-9]{1,5}))?(/[!-~]*)?"
 )

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 from botocore.utils import get_environ_proxies
 
 from shardedmodel_runtime.errors import ConfigurationError
+from shardedmodel_runtime.storage.options import MAX_PORT
 
 _PROXY = re.compile(
     r"((https?:)?//)?([^\s/?#]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(:(?P<port>[0-9]{1,5}))?/?"
 )
 """What botocore takes: a server, perhaps with a scheme and with credentials before it."""
-MAX_PORT = 65535
 
 
 def proxies(endpoint_url: str) -> dict[str, str]:
